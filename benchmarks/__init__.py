@@ -1,0 +1,1 @@
+"""How fast fnship is, beside its limit and its peers. It measures, and asserts nothing."""

@@ -1,0 +1,1 @@
+"""The ``fnship`` command: one module for each of its commands."""

@@ -1,0 +1,1 @@
+"""What runs a function: its handler, its invocations, its log and its state. Knows no server."""

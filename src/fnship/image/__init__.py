@@ -1,0 +1,1 @@
+"""Puts a function into a container image, and runs one."""

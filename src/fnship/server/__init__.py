@@ -1,0 +1,1 @@
+"""Puts the function on a socket."""

@@ -1,0 +1,173 @@
+"""The development server: one process, and a fresh one after each save where asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from fnship.errors import UsageError
+from fnship.server import kinds
+from fnship.server.asgi import ASGIFunction
+from fnship.server.process import check_installation, load_function, say
+from fnship.server.sockets import address, listen
+from fnship.settings import Settings
+
+__all__ = ["run"]
+
+_DEFAULT_HOST: Final = "127.0.0.1"
+_DEFAULT_PORT: Final = 5000
+_POLL: Final = 200  # milliseconds between looks at the function's process
+_PATIENCE: Final = 5.0  # seconds that the old process gets to finish its requests
+_TOO_SOON: Final = 2.0  # seconds; a process that ends within them would only do so again
+
+
+def run(folder: Path, settings: Settings, *, reload: bool) -> int:
+    """Serve the function in `folder` until Ctrl-C.
+
+    With `reload`, a handler that cannot be loaded is answered with status 500 and what is wrong
+    until the next save mends it.
+
+    Args:
+        folder: Where ``function/handler.py`` is.
+        settings: The address is 127.0.0.1:5000 unless they say otherwise.
+        reload: Whether to start anew after each save.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: The port is busy, the folder is not there or, without `reload`, the handler
+            cannot be loaded.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; write one with `fnship new {folder}`")
+    check_installation()
+    # Whatever environment this is started in, no watchdog stands in front of it.
+    settings = dataclasses.replace(settings, fprocess="", watchdog="of-watchdog")
+    kinds.check_kind(settings.server, settings)
+    folder = folder.resolve()
+    os.chdir(folder)  # as in the image, whose working directory is the project's folder
+    port = _DEFAULT_PORT if settings.port is None else settings.port
+    with listen(settings.host or _DEFAULT_HOST, port) as listener:
+        if reload:
+            return _Reloading(folder, settings, listener).run()
+        function = load_function(settings.target, settings, os.environ, folder)
+        _serve(function, settings, listener)
+    return 0
+
+
+def _serve(function: ASGIFunction, settings: Settings, listener: socket.socket) -> None:
+    greeting = f"serving {settings.target} on {address(listener)}"
+    kinds.run_single(
+        settings.server,
+        function,
+        listener,
+        announce=lambda: say(greeting),
+        say=say,
+    )
+
+
+class _Reloading:
+    """Keeps the socket, and puts a new process behind it after each save.
+
+    Connections that come in between wait in the socket's queue; none is refused.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, listener: socket.socket) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._listener = listener
+        self._spawn = multiprocessing.get_context("spawn")
+        self._process: SpawnProcess | None = None
+        self._started = 0.0
+
+    def run(self) -> int:
+        from watchfiles import PythonFilter, watch
+
+        signal.signal(signal.SIGTERM, _interrupt)
+        self._start()
+        try:
+            for changes in watch(
+                self._folder,
+                watch_filter=PythonFilter(),
+                rust_timeout=_POLL,
+                yield_on_timeout=True,
+                raise_interrupt=True,
+            ):
+                if changes:
+                    names = sorted({Path(path).name for _, path in changes})
+                    say(f"{', '.join(names)} changed; starting anew")
+                    self._stop()
+                    self._start()
+                else:
+                    self._revive()
+        except KeyboardInterrupt:
+            pass  # the way to end it
+        finally:
+            self._stop()
+        return 0
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        self._process = self._spawn.Process(
+            target=_serve_here, args=(self._folder, self._settings, self._listener)
+        )
+        self._process.start()
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: not even so long
+            process.join(_PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+    def _revive(self) -> None:
+        """Start anew what ended by itself, unless it would end again at once."""
+        process = self._process
+        if process is None or process.exitcode is None:
+            return
+        self._process = None
+        status = process.exitcode
+        if time.monotonic() - self._started < _TOO_SOON:
+            say(f"the function's process ended with status {status}; waiting for the next save")
+            return
+        say(f"the function's process ended with status {status}; starting it again")
+        self._start()
+
+
+def _serve_here(folder: Path, settings: Settings, listener: socket.socket) -> None:
+    """What the process behind the socket does: serve, or say what is wrong until a save."""
+    os.setsid()  # a Ctrl-C at the terminal goes to the parent alone, which passes it on
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        function = load_function(settings.target, settings, os.environ, folder)
+        _serve(function, settings, listener.dup())
+    except UsageError as exc:
+        say(f"error: {exc}")
+        _serve(ASGIFunction(None, settings, os.environ, exc), settings, listener)
+
+
+def _end_with_parent() -> None:
+    """Stop when the parent is gone, however it went: nobody else would stop this process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's
+    raise KeyboardInterrupt
