@@ -252,7 +252,21 @@ def until_nobody_listens(server: ServerProcess) -> None:
             return True
         return False
 
-    until(refused, "the end of listening")
+    try:
+        until(refused, "the end of listening")
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}; {processes(server)}; {server.stderr[-1000:]}") from None
+
+
+def processes(server: ServerProcess) -> str:
+    """What the processes of a server are doing, for whoever has to find out why they do not end."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(status.parent.name)) == server.process.pid:
+                lines = status.read_text().splitlines()
+                found.append([line for line in lines if line.startswith(("Pid", "State", "Sig"))])
+    return repr(found)
 
 
 def gone(pid: int) -> bool:
@@ -316,6 +330,20 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, kind: str) -> None:
         assert (tmp_path / "stopped").exists()
         assert [line.partition("msg=")[2] for line in engine.lines("a1")] == ["done"]
         assert "Traceback" not in server.stderr + server.stdout
+
+
+@pytest.mark.parametrize("kind", [each for each in OURS if "two" in each])
+def test_a_worker_that_no_signal_reaches_stops_all_the_same(tmp_path: Path, kind: str) -> None:
+    blocked = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+    files = {"function/handler.py": blocked + HANDLER}
+    with served(kind, tmp_path, files, "wait") as server, in_flight(server, "one") as call:
+        server.signal(signal.SIGTERM)
+        until_nobody_listens(server)
+        assert not call.done()
+        (tmp_path / "one.gate").touch()
+        assert call.result(30).status == 200
+        assert server.wait() == 0
+        assert (tmp_path / "stopped").exists()
 
 
 @pytest.mark.parametrize("kind", ["flask", "fastapi"])

@@ -253,8 +253,13 @@ class ForkedWorker(_Worker):
             time.sleep(_POLL)
 
     def is_parent_alive(self) -> bool:
-        """Whether the master is there; without it, this one ends too."""
+        """Whether the master is there; without it, this one ends too.
+
+        It is a good moment to see as well whether it wants the end: see `workers`.
+        """
         if super().is_parent_alive():
+            if self.app.serving.must_stop() and not self._stopping.asked:
+                self.handle_exit(signal.SIGTERM, None)
             return True
         self.alive = False
         return False

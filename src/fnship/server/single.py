@@ -60,7 +60,8 @@ class FunctionServer(uvicorn.Server):
         start_first: Whether ``start()`` comes before the first connection. Otherwise those
             that come while it runs are answered, with "starting".
         may_listen: Asked after such a start, for some seconds, whether to accept connections.
-        orphaned: Whether the process that looks after this one is gone; then this one ends too.
+        must_stop: Asked now and then whether to stop without a signal: the process that looks
+            after this one wants it to, or is gone.
         say: Called with what a person at the terminal should know.
 
     Attributes:
@@ -76,14 +77,14 @@ class FunctionServer(uvicorn.Server):
         started: Callable[[], None] = lambda: None,
         start_first: bool = False,
         may_listen: Callable[[], bool] = lambda: True,
-        orphaned: Callable[[], bool] = lambda: False,
+        must_stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(config)
         self._started = started
         self._start_first = start_first
         self._may_listen = may_listen
-        self._orphaned = orphaned
+        self._must_stop = must_stop
         self.problem: str | None = None
         self._function = function
         self._announce = announce
@@ -148,7 +149,7 @@ class FunctionServer(uvicorn.Server):
         return self._stopping.may_stop(busy=bool(self.server_state.tasks))
 
     def _asked_to_stop(self) -> bool:
-        if not self._stopping.asked and self._orphaned():
+        if not self._stopping.asked and self._must_stop():
             self._stopping.take(signal.SIGTERM)
         return self._stopping.asked
 

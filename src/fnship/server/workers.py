@@ -112,24 +112,26 @@ class _Once:
 class _Serving:
     """Which workers serve, in memory that they share with the master: a byte for each.
 
-    The byte before them says whether the first worker is gone.
+    The bytes before them say whether the first worker is gone, and whether all are to stop.
     """
+
+    _BEFORE: Final = 2
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
 
     def note(self, age: int) -> None:
         """Say that the worker of this number serves."""
-        self._memory[1 + age % (len(self._memory) - 1)] = 1
+        self._memory[self._place(age)] = 1
 
     def holds(self, age: int) -> bool:
         """Whether it does."""
-        return bool(self._memory[1 + age % (len(self._memory) - 1)])
+        return bool(self._memory[self._place(age)])
 
     def take_back(self, age: int) -> bool:
         """Say that it does no more. Returns whether it did."""
         did = self.holds(age)
-        self._memory[1 + age % (len(self._memory) - 1)] = 0
+        self._memory[self._place(age)] = 0
         return did
 
     def first_is_done(self) -> bool:
@@ -139,6 +141,17 @@ class _Serving:
     def first_is_gone(self) -> None:
         """Say that it is."""
         self._memory[0] = 1
+
+    def must_stop(self) -> bool:
+        """Whether the workers were told to stop."""
+        return bool(self._memory[1])
+
+    def stop(self) -> None:
+        """Say that they were: one to whom no signal came, as it was just being born, sees it."""
+        self._memory[1] = 1
+
+    def _place(self, age: int) -> int:
+        return self._BEFORE + age % (len(self._memory) - self._BEFORE)
 
 
 class _Application(BaseApplication):  # type: ignore[misc] # gunicorn is not typed
@@ -218,6 +231,11 @@ class _Master(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             self.kill_workers(signal.SIGTERM)
         else:
             super().signal(sig, frame)
+
+    def kill_workers(self, sig: int) -> None:
+        """Send all workers a signal that ends them."""
+        super().kill_workers(sig)
+        self.app.serving.stop()  # after the signal, so that none takes that for a second one
 
     def stop(self, graceful: bool = True) -> None:  # noqa: ARG002 - gunicorn's signature
         """Stop the workers, who finish what they hold."""
@@ -315,7 +333,7 @@ class FunctionWorker(UvicornWorker):  # type: ignore[misc] # not typed
             # connections to it until they have started, and it too.
             start_first=self.age > FIRST,
             may_listen=application.serving.first_is_done,
-            orphaned=lambda: os.getppid() != self.ppid,
+            must_stop=lambda: application.serving.must_stop() or os.getppid() != self.ppid,
             say=application.say,
         )
         server.run(self.sockets)
