@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import sys
@@ -216,9 +217,10 @@ class TestLockFile:
     def test_one_worker_s_is_there_until_it_drains(self, make: MakeShare, lock_file: Path) -> None:
         async def life() -> None:
             share = make()
-            share.take_lock()
+            lock_file.touch()  # as a killed server leaves it
+            share.prepare_lock()
             (dog,) = joined(share, 1)
-            assert not dog.accepting
+            assert (dog.accepting, lock_file.exists()) == (False, False)
             await dog.open()
             assert (dog.accepting, lock_file.exists()) == (True, True)
             dog.drain()
@@ -233,7 +235,7 @@ class TestLockFile:
     ) -> None:
         async def life() -> None:
             share = make(2)
-            share.take_lock()
+            share.prepare_lock()
             one, other = joined(share, 2)
             await one.open()
             await other.open()
@@ -243,6 +245,10 @@ class TestLockFile:
             share.close()
             assert [each.accepting for each in (one, other)] == [False, False]
             assert not lock_file.exists()
+            late = share.join(0)
+            await late.open()  # one that was still starting does not bring it back
+            assert not lock_file.exists()
+            await late.close()
             await other.close()
 
         asyncio.run(life())
@@ -282,16 +288,34 @@ class TestLockFile:
     ) -> None:
         lock_file.symlink_to(tmp_path / "no" / "folder")
         with pytest.raises(UsageError, match=r"cannot write .*\.lock: .*suppress_lock=true"):
-            make().take_lock()
+            make().prepare_lock()
 
     def test_it_can_be_suppressed(self, make: MakeShare, lock_file: Path) -> None:
         share = make(suppress_lock=True)
+        share.prepare_lock()
         share.take_lock()
         assert not lock_file.exists()
         lock_file.touch()  # somebody else's
         share.close()
         assert share.closing
         assert lock_file.exists()
+
+
+class TestPlaces:
+    @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux sizes pipes")
+    def test_a_system_that_cannot_count_so_many_is_a_mistake(
+        self, make: MakeShare, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # What pipe(7) does to a user who has too many pipes; the smallest one holds a page.
+        def small() -> tuple[int, int]:
+            reader, writer = pipe()
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+            return reader, writer
+
+        pipe = os.pipe
+        monkeypatch.setattr(os, "pipe", small)
+        with pytest.raises(UsageError, match=r"max_inflight=5000 .* allows 4096"):
+            make(2, max_inflight=5000)
 
 
 class TestScrape:

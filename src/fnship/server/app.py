@@ -65,6 +65,9 @@ class App:
         environ: Handed to the function's ``start(config)``.
         problem: Answered to every invocation of a function that cannot be loaded.
         watchdog: Counts and limits requests; None where another process does, or nobody.
+
+    Attributes:
+        respond: Answers one request, whatever it asks for.
     """
 
     def __init__(
@@ -78,7 +81,10 @@ class App:
     ) -> None:
         self.settings = settings
         self._watchdog = watchdog
-        self._watched = settings.access_lines or watchdog is not None
+        # A request passes here in microseconds, so what is not wanted is not asked for either.
+        self._lines = settings.access_lines
+        watched = self._lines or watchdog is not None
+        self.respond: Final = self._respond_watched if watched else self._respond
         self._envelope = settings.response_envelope
         self.phase = Phase.STARTING
         self._started = False
@@ -228,10 +234,7 @@ class App:
         except BaseException as exc:  # noqa: BLE001 - a check that raises has said no
             return not_ready(f"{name}() raised {type(exc).__name__}: {exc}")
 
-    async def respond(self, exchange: Exchange) -> Response:
-        """Answer one request, whatever it asks for."""
-        if self._watched:
-            return await self._respond_watched(exchange)
+    async def _respond(self, exchange: Exchange) -> Response:
         if exchange.path == contract.INVOKE_PATH and exchange.method == "POST":
             return await self._invoke(exchange)
         return await self._other(exchange)
@@ -239,38 +242,36 @@ class App:
     async def _respond_watched(self, exchange: Exchange) -> Response:
         """Answer, count and limit where this is the watchdog, and write an access line."""
         watchdog = None if exchange.path in _PROBES else self._watchdog
-        started = time.perf_counter()
-        status = _CLIENT_CLOSED
+        # A watchdog writes no lines of its probes.
+        lines = self._lines and (watchdog is not None or self._watchdog is None)
+        began = time.perf_counter()
         if watchdog is not None and not watchdog.enter():
             status = _FULL.status
             watchdog.refused(exchange.method, status)
-            self._write_access(exchange, status, time.perf_counter() - started)
+            if lines:
+                self._write_access(exchange, status, time.perf_counter() - began)
             return _FULL
+        response = None
         try:
             if exchange.path == contract.INVOKE_PATH and exchange.method == "POST":
                 response = await self._invoke(exchange)
             else:
                 response = await self._other(exchange)
-            if not exchange.gone:
-                status = response.status
-            elif exchange.early is not None:
-                status = exchange.early
-            if watchdog is None:
-                return response
-            seconds = b"%.6f" % (time.perf_counter() - started)
-            headers = (*response.headers, (b"x-duration-seconds", seconds))
-            return Response(response.status, response.body, headers)
         finally:
-            took = time.perf_counter() - started
+            took = time.perf_counter() - began
+            if exchange.gone or response is None:
+                status = exchange.early or _CLIENT_CLOSED
+            else:
+                status = response.status
             if watchdog is not None:
+                exchange.seconds = took
                 watchdog.leave(exchange.method, status, took)
-            if watchdog is not None or self._watchdog is None:  # no lines of a watchdog's probes
+            if lines:
                 self._write_access(exchange, status, took)
+        return response
 
     def _write_access(self, exchange: Exchange, status: int, seconds: float) -> None:
         """Write a line: method, path, status, milliseconds and, where asked for, the call's id."""
-        if not self.settings.access_lines:
-            return
         path = exchange.path
         if not path.isprintable():
             path = ascii(path)[1:-1]  # or it could write lines of its own

@@ -124,7 +124,7 @@ class ASGIFunction:
             exchange.connection = connection = _Connection(send)
             response = await self.app.respond(exchange)
             if not exchange.gone:
-                await connection.answer(response)
+                await connection.answer(exchange, response)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
@@ -222,13 +222,13 @@ class _Connection:
         self._send = send
         self._early: asyncio.Task[None] | None = None
 
-    async def answer(self, response: Response) -> None:
-        status, answer, headers = response
+    async def answer(self, exchange: Exchange, response: Response) -> None:
+        status, answer, _ = response
         length = (b"content-length", b"%d" % len(answer))
-        start = {"status": status, "headers": [_JSON, length, *headers]}
+        start = {"status": status, "headers": [_JSON, length, *exchange.head(response)]}
         await self._send({"type": "http.response.start", **start})
         await self._send({"type": "http.response.body", "body": answer})
 
     def answer_early(self, exchange: Exchange, response: Response) -> None:
         exchange.answered_early(response)
-        self._early = asyncio.get_running_loop().create_task(self.answer(response))
+        self._early = asyncio.get_running_loop().create_task(self.answer(exchange, response))

@@ -12,6 +12,7 @@ from fnship.function.handler import place_of
 from fnship.function.invocation import Cancelled, Invocation, Outcome
 
 __all__ = [
+    "DURATION",
     "Connection",
     "Exchange",
     "Response",
@@ -21,6 +22,9 @@ __all__ = [
     "refusal",
     "start_problem",
 ]
+
+DURATION: Final = b"x-duration-seconds"
+"""The header in which a watchdog says how long a request took."""
 
 _TRY_AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 
@@ -54,9 +58,20 @@ class Exchange:
         gone: Whether the client has closed the connection, or has its answer already.
         connection: Where it came from; None until it is served.
         early: The status that it was answered with while the handler went on; None as a rule.
+        seconds: How long it took, where the answer's head is to say so; None where it is not.
     """
 
-    __slots__ = ("body", "connection", "early", "gone", "headers", "invocation", "method", "path")
+    __slots__ = (
+        "body",
+        "connection",
+        "early",
+        "gone",
+        "headers",
+        "invocation",
+        "method",
+        "path",
+        "seconds",
+    )
 
     def __init__(
         self,
@@ -73,6 +88,13 @@ class Exchange:
         self.gone = False
         self.early: int | None = None
         self.connection: Connection | None = None
+        self.seconds: float | None = None
+
+    def head(self, response: Response) -> tuple[tuple[bytes, bytes], ...]:
+        """What stands in the head of its answer beside the usual."""
+        if self.seconds is None:
+            return response.headers
+        return *response.headers, (DURATION, b"%.6f" % self.seconds)
 
     def answered_early(self, response: Response) -> None:
         """Note that it has its answer, though the handler goes on."""

@@ -170,7 +170,8 @@ class FunctionAPI(FastAPI):
             if connection is not None:
                 connection.exchange = None
         if task.done():
-            return _response(task.result())
+            answer = task.result()
+            return _response(answer._replace(headers=exchange.head(answer)))
         self._going_on.add(task)
         task.add_done_callback(self._going_on.discard)
         return _response(waiter.early.result())

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from fnship import contract
 from fnship.function.invocation import Cancelled
 from fnship.server.asgi import DISCARD_TIMES, HEAD_LIMIT, HEAD_TOO_LARGE, ASGIFunction
-from fnship.server.exchange import Exchange, Response, error_response
+from fnship.server.exchange import DURATION, Exchange, Response, error_response
 from fnship.server.stopping import ARRIVAL_GRACE, IDLE_GRACE
 
 __all__ = ["FunctionProtocol"]
@@ -346,6 +346,8 @@ class FunctionProtocol(asyncio.Protocol):
             parts += (name, b": ", value, b"\r\n")
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
+        if exchange.seconds is not None:
+            parts.append(b"%b: %.6f\r\n" % (DURATION, exchange.seconds))
         if self._last:
             parts.append(b"connection: close\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(body))

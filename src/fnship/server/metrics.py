@@ -18,14 +18,17 @@ __all__ = ["Counters", "Slot", "render"]
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "UNKNOWN")
 _CODES: Final = (*(status.value for status in http.HTTPStatus), 499)
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-_METHOD_INDEX: Final = {method: index for index, method in enumerate(_METHODS)}
-_CODE_INDEX: Final = {code: index for index, code in enumerate(_CODES)}
 
 # One series is a row of 8-byte cells: a cell a bucket, one for what is slower than all of them,
 # and the sum of seconds. The count is what the buckets add up to.
 _ROW: Final = len(_BUCKETS) + 2
 _SUM: Final = len(_BUCKETS) + 1
 _SERIES: Final = len(_METHODS) * len(_CODES)
+_ROWS: Final = {
+    (method, code): (method_index * len(_CODES) + code_index) * _ROW
+    for method_index, method in enumerate(_METHODS)
+    for code_index, code in enumerate(_CODES)
+}
 _IN_FLIGHT: Final = _SERIES * _ROW  # the cell after all series
 _CELLS: Final = _IN_FLIGHT + 1
 
@@ -50,15 +53,13 @@ class Counters:
 
     def series(self) -> Iterator[tuple[str, int, list[int], float]]:
         """Every series that has counted: method, status, requests by bucket, sum of seconds."""
-        for method, method_index in _METHOD_INDEX.items():
-            for code, code_index in _CODE_INDEX.items():
-                row = (method_index * len(_CODES) + code_index) * _ROW
-                buckets = [
-                    sum(slot.counts[row + index] for slot in self.slots)
-                    for index in range(len(_BUCKETS) + 1)
-                ]
-                if any(buckets):
-                    yield method, code, buckets, sum(slot.sums[row + _SUM] for slot in self.slots)
+        for (method, code), row in _ROWS.items():
+            buckets = [
+                sum(slot.counts[row + index] for slot in self.slots)
+                for index in range(len(_BUCKETS) + 1)
+            ]
+            if any(buckets):
+                yield method, code, buckets, sum(slot.sums[row + _SUM] for slot in self.slots)
 
 
 class Slot:
@@ -73,16 +74,19 @@ class Slot:
         """Requests that this worker is serving."""
         return self.counts[_IN_FLIGHT]
 
-    def begin(self) -> None:
-        """Count a request that has come."""
+    def begin(self) -> bool:
+        """Count a request that has come. Returns true."""
         self.counts[_IN_FLIGHT] += 1
+        return True
 
     def end(self, method: str, code: int, seconds: float) -> None:
         """Count its answer."""
-        self.counts[_IN_FLIGHT] -= 1
-        series = _METHOD_INDEX.get(method, len(_METHODS) - 1) * len(_CODES) + _CODE_INDEX[code]
-        row = series * _ROW
-        self.counts[row + bisect.bisect_left(_BUCKETS, seconds)] += 1
+        counts = self.counts
+        counts[_IN_FLIGHT] -= 1
+        row = _ROWS.get((method, code))
+        if row is None:
+            row = _ROWS[_METHODS[-1], code]
+        counts[row + bisect.bisect_left(_BUCKETS, seconds)] += 1
         self.sums[row + _SUM] += seconds
 
     def forget(self) -> int:

@@ -84,7 +84,7 @@ def _serve(
         if settings.native_watchdog:
             metrics = stack.enter_context(listen(host, settings.metrics_port))
             share = WatchdogShare(settings, workers, metrics)
-            share.take_lock()
+            share.prepare_lock()
             stack.callback(share.close)
         name = target if isinstance(target, str) else function_of(load()).name
         many = f" with {workers} workers" if workers > 1 else ""

@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +48,8 @@ class WatchdogShare:
         self._free = list(range(workers))
         self._taken: dict[int, int] = {}  # process id → slot
 
-    def take_lock(self) -> None:
-        """Make the lock file.
+    def prepare_lock(self) -> None:
+        """See that the lock file can be made, and take away one that a killed server has left.
 
         Raises:
             UsageError: It cannot be made; says the mend.
@@ -57,11 +58,26 @@ class WatchdogShare:
             return
         try:
             LOCK_FILE.touch()
+            LOCK_FILE.unlink()
         except OSError as exc:
             raise UsageError(
                 f"cannot write {LOCK_FILE}: {exc.strerror}; mount a tmpfs on {LOCK_FILE.parent}, "
                 "or set suppress_lock=true"
             ) from exc
+
+    def take_lock(self) -> None:
+        """Make the lock file, as requests are accepted from now on. Called in a worker."""
+        if self.settings.suppress_lock:
+            return
+        with contextlib.suppress(OSError):  # a full disk; it could be made a moment ago
+            LOCK_FILE.touch()
+        if self.closing:
+            self._drop_lock()  # the master may have taken it away just before it was made
+
+    def _drop_lock(self) -> None:
+        if not self.settings.suppress_lock:
+            with contextlib.suppress(OSError):  # whoever took it away has done what we would
+                LOCK_FILE.unlink(missing_ok=True)
 
     @property
     def closing(self) -> bool:
@@ -69,16 +85,14 @@ class WatchdogShare:
         return bool(self._closing[0])
 
     def close(self) -> None:
-        """Say, for all workers, that no more requests should come: the lock file goes first.
+        """Say, for all workers, that no more requests should come, and drop the lock file.
 
         Only in the process that made this: a worker that ends speaks for itself alone.
         """
         if os.getpid() != self._master:
             return
-        if not self.settings.suppress_lock:
-            with contextlib.suppress(OSError):  # whoever took it away has done what we would
-                LOCK_FILE.unlink(missing_ok=True)
         self._closing[0] = 1
+        self._drop_lock()
 
     def join(self, index: int) -> Watchdog:
         """The watchdog of the worker that counts in slot `index`. Called in that worker."""
@@ -97,19 +111,32 @@ class WatchdogShare:
 
 
 class Watchdog:
-    """One worker's part in it. Made by `WatchdogShare.join`."""
+    """One worker's part in it. Made by `WatchdogShare.join`.
+
+    Attributes:
+        enter: Takes a place for a request. Returns whether there was one.
+        leave: Counts the answer by method, status and seconds, and gives the place back.
+    """
 
     def __init__(self, share: WatchdogShare, slot: Slot, places: _Places | None) -> None:
+        self.enter: Callable[[], bool] = slot.begin
+        self.leave: Callable[[str, int, float], None] = slot.end
         self._share = share
         self._slot = slot
         self._places = places
         self._limit = share.settings.max_inflight
         self._metrics_server: asyncio.Server | None = None
         self._open = False
+        # What every request passes: a process alone asks nobody for a place, or only itself.
+        if places is not None:
+            self.enter, self.leave = self._enter_shared, self._leave_shared
+        elif self._limit:
+            self.enter = self._enter_alone
 
     async def open(self) -> None:
         """Begin: requests are accepted from now on."""
         self._open = True
+        self._share.take_lock()
         self._metrics_server = await asyncio.start_server(
             self._scrape, sock=self._share.metrics_listener.dup()
         )
@@ -136,21 +163,17 @@ class Watchdog:
         """Whether ``max_inflight`` is reached, over all workers."""
         return self._limit > 0 and self._share.counters.in_flight >= self._limit
 
-    def enter(self) -> bool:
-        """Take a place for a request. Returns whether there was one."""
-        if self._places is None:
-            if self._limit and self._slot.in_flight >= self._limit:
-                return False
-        elif not self._places.take():
-            return False
-        self._slot.begin()
-        return True
+    def _enter_alone(self) -> bool:
+        return self._slot.in_flight < self._limit and self._slot.begin()
 
-    def leave(self, method: str, code: int, seconds: float) -> None:
-        """Count the answer, and give the place back."""
+    def _enter_shared(self) -> bool:
+        assert self._places is not None
+        return self._places.take() and self._slot.begin()
+
+    def _leave_shared(self, method: str, code: int, seconds: float) -> None:
+        assert self._places is not None
         self._slot.end(method, code, seconds)
-        if self._places is not None:
-            self._places.give(1)
+        self._places.give(1)
 
     def refused(self, method: str, code: int) -> None:
         """Count a request that got no place."""
@@ -184,7 +207,13 @@ class _Places:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        self.give(min(count, _PIPE_HOLDS))
+        # A user with very many pipes gets small ones (pipe(7)).
+        holds = os.write(self._writer, b"." * min(count, _PIPE_HOLDS))
+        if holds < min(count, _PIPE_HOLDS):
+            raise UsageError(
+                f"max_inflight={count} cannot be counted over several workers here: the system "
+                f"allows {holds}. Set max_inflight to that, or GUNICORN_WORKERS=1"
+            )
 
     def take(self) -> bool:
         try:
