@@ -31,8 +31,12 @@ class Bar:
 def judge(results: Results) -> list[Bar]:
     """Hold the results against the bars."""
     return [
-        _share(results, "async, no line logged, of the limit", "fnship", 0.85),
-        _share(results, "async, one line to stdout, of the limit", "fnship-line", 0.70),
+        _share(results, "async, no line logged, of the limit", ("fnship", "limit"), 0.85),
+        _share(results, "async, one line to stdout, of the limit", ("fnship-line", "limit"), 0.70),
+        _share(results, "as its own watchdog, of the bare server", ("native", "fnship"), 0.90),
+        _share(results, "the same with access lines", ("native-lines", "fnship"), 0.75),
+        _slower(results, "p99 as its own watchdog", "native", 1.3),
+        _slower(results, "the same with access lines", "native-lines", 1.3),
         _times(
             results,
             "plain def, to functions-framework's sync server",
@@ -51,9 +55,9 @@ def judge(results: Results) -> list[Bar]:
     ]
 
 
-def _share(results: Results, what: str, name: str, least: float) -> Bar:
+def _share(results: Results, what: str, names: tuple[str, str], least: float) -> Bar:
     bar = f"≥ {least:.0%}"
-    ratio = _ratio(results, name, "limit")
+    ratio = _ratio(results, *names)
     return Bar(what, bar) if ratio is None else Bar(what, bar, f"{ratio:.0%}", ratio >= least)
 
 
@@ -61,6 +65,14 @@ def _times(results: Results, what: str, names: tuple[str, str], least: float) ->
     bar = f"≥ {least:g} times"
     ratio = _ratio(results, *names)
     return Bar(what, bar) if ratio is None else Bar(what, bar, f"{ratio:.1f} times", ratio >= least)
+
+
+def _slower(results: Results, what: str, name: str, most: float) -> Bar:
+    bar = f"≤ {most:g} times"
+    if name not in results.throughput or "fnship" not in results.throughput:
+        return Bar(what, bar)
+    ratio = results.throughput[name].p99 / results.throughput["fnship"].p99
+    return Bar(what, bar, f"{ratio:.2f} times", ratio <= most)
 
 
 def _ratio(results: Results, name: str, other: str) -> float | None:

@@ -77,19 +77,19 @@ def load(port: int, call: Call, seconds: int, sink: LogSink | None = None) -> Lo
     return replace(result, seconds=result.seconds + waited)
 
 
-def load_requests(port: int, call: Call, count: int) -> int:
+def load_requests(port: int, call: Call, count: int, host: str = "127.0.0.1") -> int:
     """Make at least `count` calls, and return how many were made."""
     made, seconds = 0, 1
     while made < count:
-        result = _wrk(port, call, seconds)
+        result = _wrk(port, call, seconds, host)
         made += result.requests
         seconds = max(1, math.ceil((count - made) / result.rate))
     return made
 
 
-def _wrk(port: int, call: Call, seconds: int) -> Load:
+def _wrk(port: int, call: Call, seconds: int, host: str = "127.0.0.1") -> Load:
     command = [find_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(_SCRIPT)]
-    command += [f"http://127.0.0.1:{port}/", "--", call.body]
+    command += [f"http://{host}:{port}/", "--", call.body]
     for header in call.headers:
         command += header
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -16,10 +16,9 @@ from benchmarks.memory import MANY, MANY_MORE
 from benchmarks.peers import ROOT
 from benchmarks.results import Results
 
-__all__ = ["render", "write_docs"]
+__all__ = ["machine", "render", "table", "write_docs"]
 
 _PAGE: Final = ROOT / "docs" / "benchmarks.md"
-_BEGIN: Final = "<!-- begin: written by benchmarks/run --write-docs -->"
 _END: Final = "<!-- end -->"
 
 
@@ -33,31 +32,32 @@ def render(results: Results, how: str) -> str:
     return "\n\n".join(_parts(results, how))
 
 
-def write_docs(text: str) -> None:
-    """Put `text` into the page, in place of what the last run wrote.
+def write_docs(text: str, writer: str = "benchmarks/run") -> None:
+    """Put `text` into the page, in place of what the last run of `writer` wrote.
 
     Raises:
         BenchmarkError: The page or its markers are missing.
     """
+    begin = f"<!-- begin: written by {writer} --write-docs -->"
     page = _PAGE.read_text("utf-8") if _PAGE.exists() else ""
-    pattern = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(_END)}", re.DOTALL)
     if not pattern.search(page):
-        raise BenchmarkError(f"{_PAGE} lacks the lines {_BEGIN} and {_END}")
-    _PAGE.write_text(pattern.sub(lambda _: f"{_BEGIN}\n\n{text}\n\n{_END}", page), "utf-8")
+        raise BenchmarkError(f"{_PAGE} lacks the lines {begin} and {_END}")
+    _PAGE.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{_END}", page), "utf-8")
 
 
 def _parts(results: Results, how: str) -> Iterator[str]:
-    yield f"fnship {version('fnship')}, {dt.datetime.now(dt.UTC).date()}, on {_machine()}. {how}"
+    yield f"fnship {version('fnship')}, {dt.datetime.now(dt.UTC).date()}, on {machine()}. {how}"
     if results.others is not None:
         yield f"Other processes took {results.others:.1%} of the CPUs meanwhile."
-    yield _table(
+    yield table(
         ("bar", "wanted", "measured", "met"),
         [(each.what, each.bar, each.measured, each.verdict) for each in judge(results)],
     )
     if results.throughput:
         yield _throughput(results)
     if results.starts:
-        yield _table(
+        yield table(
             ("start to first answer", "median", "lowest", "highest"),
             [
                 (each.title, *map(_ms, (each.typical, min(each.seconds), max(each.seconds))))
@@ -75,13 +75,13 @@ def _throughput(results: Results) -> str:
         share = f"{each.rate / limit.rate:.0%}" if limit else ""
         spread = f"{each.lowest:,.0f} to {each.highest:,.0f}"
         rows.append((each.title, f"{each.rate:,.0f}", spread, share, f"{each.p99:.1f} ms"))
-    table = _table(("requests per second", "median", "range", "of the limit", "p99"), rows)
+    rates = table(("requests per second", "median", "range", "of the limit", "p99"), rows)
     broken = [
         f"{each.title}: {each.broken} calls failed or took longer than 2 s."
         for each in results.throughput.values()
         if each.broken
     ]
-    return "\n\n".join((table, *broken))
+    return "\n\n".join((rates, *broken))
 
 
 def _memory(results: Results) -> str:
@@ -92,10 +92,10 @@ def _memory(results: Results) -> str:
         later = "not measured" if more is None else _mib(more.rss)
         rows.append((each.title, _mib(after.pss), _mib(after.rss), later, grown))
     head = ("memory of the worker", f"PSS after {MANY:,}", "RSS then")
-    return _table((*head, f"RSS after {MANY_MORE:,} more", "growth"), rows)
+    return table((*head, f"RSS after {MANY_MORE:,} more", "growth"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with its columns aligned; all but the first to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
 
@@ -116,7 +116,8 @@ def _mib(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The machine that this runs on, in words."""
     kernel = ".".join(platform.release().split(".")[:2])
     return (
         f"a machine with {os.cpu_count()} CPUs ({platform.machine()}), "

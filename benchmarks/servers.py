@@ -40,11 +40,12 @@ class Subject:
         return self.command[0] == str(PYTHON)
 
 
-def _fnship(name: str, title: str, handler: str, *, engine: bool = False) -> Subject:
+def _fnship(name: str, title: str, handler: str, *, engine: bool = False, **more: str) -> Subject:
     environ = {
         "FUNCTION_TARGET": f"function.handler:{handler}",
         "GUNICORN_WORKERS": "1",
         "HOST": "127.0.0.1",
+        **more,
     }
     command = (sys.executable, "main.py")
     return Subject(name, f"fnship, {title}", command, _FOLDER / "fnship", environ, engine=engine)
@@ -72,6 +73,13 @@ _LINE: Final = _fnship("fnship-line", "async, one line to stdout", "handle_with_
 _PLAIN: Final = _fnship("fnship-plain", "plain def", "handle_plain")
 _ENGINE: Final = _fnship(
     "fnship-engine", "engine call, one line uploaded", "handle_with_line", engine=True
+)
+_NATIVE: Final = {"WATCHDOG": "native", "metrics_port": "0"}
+_QUIET: Final = _fnship(
+    "native", "async, as its own watchdog, no access lines", "handle", ACCESS_LOG="false", **_NATIVE
+)
+_WATCHED: Final = _fnship(
+    "native-lines", "async, as its own watchdog, with access lines", "handle", **_NATIVE
 )
 _LIMIT: Final = Subject(
     "limit",
@@ -114,6 +122,8 @@ _RAFAY: Final = Subject(
 THROUGHPUT: Final = (
     _LIMIT,
     _ASYNC,
+    _QUIET,
+    _WATCHED,
     _LINE,
     _PLAIN,
     _FRAMEWORK_ASYNC,
