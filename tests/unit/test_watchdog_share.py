@@ -301,7 +301,7 @@ class TestLockFile:
         assert lock_file.exists()
 
 
-class TestPlaces:
+class TestSmallPipes:
     @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux sizes pipes")
     def test_a_system_that_cannot_count_so_many_is_a_mistake(
         self, make: MakeShare, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from fnship.function.activity_log import ActivityLog
 from fnship.function.capture import capture_logging, capture_stdout
 from fnship.function.handler import LIFECYCLE, Handler
 from fnship.function.invocation import Outcome
-from fnship.function.lines import Stdout, process_stdout, style_named
+from fnship.function.lines import Stdout, Who, process_stdout, style_named
 from fnship.function.log_http import HTTPPoster
 from fnship.function.log_upload import LogUploads
 from fnship.function.metadata import read_headers
@@ -102,7 +102,7 @@ class App:
         self._runner = Runner(handler, settings, self._stdout, self._uploads) if handler else None
         self._asking: dict[str, asyncio.Task[Response]] = {}
         # A thread for each, so that one that hangs holds up no other.
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._threads = {name: ThreadPool(loop, 1, 0, name=f"fnship-{name}") for name in LIFECYCLE}
         self._captures = contextlib.ExitStack()
 
@@ -279,7 +279,10 @@ class App:
         if self.settings.log_call_id:
             call_id = next((value for name, value in exchange.headers if name == b"x-call-id"), b"")
             line = f"{line} [{call_id.decode('ascii', 'backslashreplace')}]"
-        self.log.write(time.time(), "INFO", "access", 0, line)
+        text = self._stdout.style(time.time(), "INFO", "access", 0, line, _NOBODY, None)
+        if self._stdout.put(text):
+            # Requests that are answered in the same turn of the loop share one write.
+            self._loop.call_soon(self._stdout.write_put)
 
     async def _invoke(self, exchange: Exchange) -> Response:
         """Run the function on a request, and put what it did into words of the contract."""
@@ -346,6 +349,7 @@ class App:
         return await (self.ready() if path == contract.READY_PATH else self.alive())
 
 
+_NOBODY: Final = Who()
 _CLIENT_CLOSED: Final = 499  # in access lines: the client did not wait for its answer
 _TOO_LARGE: Final = "the request body is larger than MAX_BODY_SIZE, {} bytes"
 _METHODS: Final = {
