@@ -144,9 +144,16 @@ def container_store(folder: Path, docker: Docker, image: str) -> Iterator[dict[s
     try:
         yield environ
     finally:
-        subprocess.run(
-            ["podman", "system", "reset", "--force"], env=podman, check=True, capture_output=True
-        )
+        until("podman to let go of its store", lambda: _reset(podman))
+
+
+def _reset(environ: dict[str, str]) -> bool:
+    """Empty the store; a container that is just ending may still hold a part of it."""
+    command = ["podman", "system", "reset", "--force"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr)
+    return done.returncode == 0
 
 
 def _listens(port: int) -> bool:

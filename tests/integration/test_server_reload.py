@@ -84,6 +84,19 @@ def test_through_every_mistake(tmp_path: Path) -> None:
         assert server.wait() == 0
 
 
+def test_a_save_within_the_same_second(tmp_path: Path) -> None:
+    """Bytecode is told from older source by its size and second alone."""
+    env = {"PYTHONDONTWRITEBYTECODE": ""}
+    with serving(tmp_path, handler("one"), command=[*RUN, "--reload"], **env) as server:
+        editor = Editor(server)
+        editor.until_value("one")
+        file = tmp_path / "function" / "handler.py"
+        before = file.stat()
+        editor.save(handler("two"))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        editor.until_value("two")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--reload"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_and_leaves_nothing_behind(

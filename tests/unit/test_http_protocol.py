@@ -869,7 +869,7 @@ def test_a_mistake_of_ours_is_answered_and_said(monkeypatch: pytest.MonkeyPatch)
 
     async def scenario(wire: Wire) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
-        monkeypatch.setattr("fnship.server.app.App.respond", broken)
+        monkeypatch.setattr("fnship.server.app.App._invoke", broken)
         (answer,) = await wire.ask(post())
         assert answer.status == 500
         assert answer.json == {"error_code": 2, "message": "fnship failed: ZeroDivisionError"}

@@ -8,12 +8,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 from fnship.errors import UsageError
 from fnship.server import kinds
@@ -28,6 +29,8 @@ _DEFAULT_HOST: Final = "127.0.0.1"
 _DEFAULT_PORT: Final = 5000
 _POLL: Final = 200  # milliseconds between looks at the function's process
 _PATIENCE: Final = 5.0  # seconds that the old process gets to finish its requests
+_Seen: TypeAlias = tuple[str, int, int]  # a path, when it was changed, and its size
+
 _TOO_SOON: Final = 2.0  # seconds; a process that ends within them would only do so again
 
 
@@ -95,6 +98,7 @@ class _Reloading:
         from watchfiles import PythonFilter, watch
 
         signal.signal(signal.SIGTERM, _interrupt)
+        before: set[_Seen] | None = _seen(self._folder)
         self._start()
         try:
             for changes in watch(
@@ -104,9 +108,13 @@ class _Reloading:
                 yield_on_timeout=True,
                 raise_interrupt=True,
             ):
-                if changes:
-                    names = sorted({Path(path).name for _, path in changes})
-                    say(f"{', '.join(names)} changed; starting anew")
+                names = {Path(path).name for _, path in changes}
+                if before is not None:
+                    # What was saved before there was a watch on it.
+                    names |= {Path(path).name for path, *_ in before ^ _seen(self._folder)}
+                    before = None
+                if names:
+                    say(f"{', '.join(sorted(names))} changed; starting anew")
                     self._stop()
                     self._start()
                 else:
@@ -149,9 +157,25 @@ class _Reloading:
         self._start()
 
 
+def _seen(folder: Path) -> set[_Seen]:
+    """The Python files of a folder, with what changes when they are saved."""
+    found: set[_Seen] = set()
+    for root, folders, files in os.walk(folder):
+        folders[:] = [each for each in folders if not each.startswith((".", "__pycache__"))]
+        for file in files:
+            if file.endswith(".py"):
+                path = os.path.join(root, file)  # noqa: PTH118 - there may be many
+                with contextlib.suppress(OSError):
+                    status = os.stat(path)  # noqa: PTH116 - see above
+                    found.add((path, status.st_mtime_ns, status.st_size))
+    return found
+
+
 def _serve_here(folder: Path, settings: Settings, listener: socket.socket) -> None:
     """What the process behind the socket does: serve, or say what is wrong until a save."""
     os.setsid()  # a Ctrl-C at the terminal goes to the parent alone, which passes it on
+    # Bytecode is told from older source by its size and second, and saves come faster.
+    sys.dont_write_bytecode = True
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function = load_function(settings.target, settings, os.environ, folder)
