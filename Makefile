@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
-#   make demo   sets up, writes a function, serves it and calls it   (ONCE=1: and ends)
+#   make demo   sets up, writes a function, serves it with an engine, calls it   (ONCE=1: and ends)
 #   make test   sets up and runs every test that this machine can run
 #
 # Also: make check (lint, types, import contracts), make bench, make lock, make clean.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from typing import NoReturn
 
 from benchmarks import peers
-from benchmarks.errors import BenchmarkError, MissingTool
+from benchmarks.command import count, end_well, say
 from benchmarks.load import CONNECTIONS, find_wrk
 from benchmarks.memory import can_measure, measure_memory
 from benchmarks.others import Others
@@ -22,23 +20,14 @@ _START, _MEMORY = "start", "memory"
 
 
 def main() -> int:
-    """Run; returns the exit status: 0, 1 where something does not work, 2 for a missing tool."""
+    """Run; returns the exit status, see `benchmarks.command.end_well`."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
-    try:
+
+    def measure() -> None:
         find_wrk()
         _measure(arguments)
-    except MissingTool as exc:
-        _say(f"error: {exc}")
-        return 2
-    except BenchmarkError as exc:
-        _say(f"error: {exc}")
-        return 1
-    except KeyboardInterrupt:
-        _say("stopped")
-        return 130
-    return 0
+
+    return end_well(measure)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -55,15 +44,15 @@ def _measure(arguments: argparse.Namespace) -> None:
             rounds=arguments.rounds,
             seconds=arguments.seconds,
             warm_up=arguments.warm_up,
-            say=_say,
+            say=say,
         )
     if starts:
-        results.starts = measure_starts(times=arguments.starts, say=_say)
+        results.starts = measure_starts(times=arguments.starts, say=say)
     if not only or _MEMORY in only:
         if can_measure():
-            results.memory = measure_memory(soak=arguments.soak, say=_say)
+            results.memory = measure_memory(soak=arguments.soak, say=say)
         else:
-            _say("memory is not measured: this system does not tell a process's PSS")
+            say("memory is not measured: this system does not tell a process's PSS")
     results.others = others.share()
     text = render(results, _how(arguments))
     print(text)
@@ -86,9 +75,9 @@ def _arguments() -> argparse.Namespace:
         description="Measures fnship against its limit and its peers. It takes a quarter of an "
         "hour, and wants the machine for itself.",
     )
-    parser.add_argument("--rounds", type=_count, metavar="N", help="of the load (5)")
-    parser.add_argument("--seconds", type=_count, metavar="N", help="of load for a point (5)")
-    parser.add_argument("--starts", type=_count, metavar="N", help=f"of {len(STARTS)} servers (9)")
+    parser.add_argument("--rounds", type=count, metavar="N", help="of the load (5)")
+    parser.add_argument("--seconds", type=count, metavar="N", help="of load for a point (5)")
+    parser.add_argument("--starts", type=count, metavar="N", help=f"of {len(STARTS)} servers (9)")
     parser.add_argument(
         "--soak",
         action=argparse.BooleanOptionalAction,
@@ -113,21 +102,6 @@ def _arguments() -> argparse.Namespace:
         parser.error("the documentation shows whole runs: --write-docs goes with neither --only, "
                      "--quick nor --no-soak")  # fmt: skip
     return arguments
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number of at least 1 is expected")
-    return int(text)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    """End as by Ctrl-C, so that every server is ended on the way."""
-    raise KeyboardInterrupt
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,93 +1,103 @@
-"""What ``make demo`` runs: a new function, served, called, and left running to play with."""
+"""What ``make demo`` runs: a new function with an engine around it, called in four ways."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from fnship.testing import Engine
-
+ORDERS = Path(__file__).with_name("orders")
 START_SECONDS = 30
-REQUEST = {"name": "World"}
 
 
 def main() -> int:
     """Run the demo. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--once", action="store_true", help="end after the first call")
+    parser.add_argument("--once", action="store_true", help="end after the calls")
     once = parser.parse_args().once
-    # A terminal's Ctrl-C reaches the server too; a SIGTERM to us alone must reach it as well.
+    # A terminal's Ctrl-C reaches the engine too; a SIGTERM to us alone must reach it as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="fnship-demo-") as folder:
-        function = Path(folder) / "hello"
+        function, data = Path(folder) / "orders", Path(folder) / "data"
+        os.environ["FNSHIP_DATA"] = str(data)
         step("A new function:", f"fnship new {function}")
-        fnship("new", str(function), check=True)
-        show("function/handler.py", (function / "function" / "handler.py").read_text())
+        fnship("new", str(function))
+        handler = ORDERS / "function" / "handler.py"
+        shutil.copy(handler, function / "function")
+        show("function/handler.py, with something to do", handler.read_text())
         port = free_port()
-        step("Serve it:", f"fnship run {function} --port {port}")
-        log = Path(folder) / "server.log"
+        step("Serve it, with an engine around it:", f"fnship dev {function} --port {port}")
+        log = Path(folder) / "engine.log"
         with log.open("w") as output:
-            server = start(function, port, output)
+            engine = start(function, data, port, output)
             try:
-                return call_and_wait(server, port, log, once=once)
+                return play(engine, function, log, once=once)
             except KeyboardInterrupt:
                 return 0
             finally:
-                server.terminate()
-                server.wait()
+                engine.terminate()
+                engine.wait()
 
 
-def call_and_wait(server: subprocess.Popen[bytes], port: int, log: Path, *, once: bool) -> int:
-    """Call the function with metadata, show what went in and out, and stay up unless told not."""
-    url = f"http://127.0.0.1:{port}"
-    if not ready(url, server):
+def play(engine: subprocess.Popen[bytes], function: Path, log: Path, *, once: bool) -> int:
+    """Call the function in every way, and stay up unless told not."""
+    if not is_up(engine, log):
         print(log.read_text(), file=sys.stderr)
-        print("demo: the function did not start; its output stands above", file=sys.stderr)
+        print("demo: the engine did not start; its output stands above", file=sys.stderr)
         return 1
-    step("Call it, as an engine would:", "POST / with metadata, and a place for its log")
-    with Engine() as engine:
-        headers = engine.headers(
-            activity_id="demo-1", project_id="demo", environment_name="staging"
-        )
-        answer = post(url, REQUEST, headers)
-        lines = engine.wait_for_lines("demo-1", 1)
-    show("in: the body", json.dumps(REQUEST))
-    show("in: some of the headers", "\n".join(f"{key}: {headers[key]}" for key in SHOWN))
-    show("out: the log that the engine received", "\n".join(lines))
-    show("out: the answer", json.dumps(answer, indent=2))
+    print(log.read_text())
+    invoke = ("activities", "invoke", "orders", "--wait", "30s", "--data")
+    step("It asks to be run again after each item, and logs:", "3 items, 4 attempts")
+    run(*invoke, '{"order": "o-1", "items": ["tea", "milk", "cups"]}', "--activity-id", "first")
+    run("logs", "first")
+    step("It keeps state:", "the next order counts on")
+    run(*invoke, '{"order": "o-2", "items": ["tea"]}')
+    run("state", "list", "--organization", "default", "--project", "default")
+    step("It fails on demand:", "status 12, and a dead letter that can be replayed")
+    run(*invoke, '{"order": "o-3", "items": ["gold"]}')
+    run("activities", "dead")
+    step("All that happened:", "newest first")
+    run("activities", "list")
     if once:
-        print("\nThat is all of it. Without ONCE=1 the function stays up, for you to call.")
+        print("\nThat is all of it. Without ONCE=1 it stays up, for you to call.")
         return 0
-    print(f"\nIt is up at {url}. Try, in another terminal:\n")
-    print(f"    curl {url} -d '{json.dumps(REQUEST)}'\n")
+    print("\nIt stays up. Try, in another terminal:\n")
+    print(f"    export FNSHIP_DATA={os.environ['FNSHIP_DATA']}")
+    print(f'    fnship {" ".join(invoke)} \'{{"order": "o-4", "items": ["tea"]}}\'')
+    print("    fnship activities replay --dead\n")
+    print(f"Edit {function}/function/handler.py, and it starts anew.")
     print("Its log follows; Ctrl-C ends it.\n", flush=True)
-    follow(server, log)
+    follow(engine, log)
     return 0
 
 
-SHOWN = ("X-Activity-ID", "X-Project-ID", "X-Environment-Name", "X-Engine-Endpoint")
+def fnship(*arguments: str) -> None:
+    """Run a fnship command, whatever it ends with."""
+    subprocess.run([sys.executable, "-m", "fnship", *arguments], check=False)
+    sys.stdout.flush()
 
 
-def fnship(*arguments: str, check: bool) -> None:
-    """Run a fnship command."""
-    subprocess.run([sys.executable, "-m", "fnship", *arguments], check=check)
+def run(*arguments: str) -> None:
+    """Show a fnship command, and run it."""
+    shown = " ".join(f"'{each}'" if "{" in each else each for each in arguments)
+    print(f"$ fnship {shown}", flush=True)
+    fnship(*arguments)
+    print(flush=True)
 
 
-def start(function: Path, port: int, output: TextIO) -> subprocess.Popen[bytes]:
-    """Start the development server, in a session of its own so that we decide when it ends."""
+def start(function: Path, data: Path, port: int, output: TextIO) -> subprocess.Popen[bytes]:
+    """Start the engine, in a session of its own so that we decide when it ends."""
+    command = ["dev", str(function), "--data", str(data), "--port", str(port)]
     return subprocess.Popen(
-        [sys.executable, "-m", "fnship", "run", str(function), "--port", str(port)],
+        [sys.executable, "-m", "fnship", *command],
         stdout=output,
         stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -95,29 +105,20 @@ def start(function: Path, port: int, output: TextIO) -> subprocess.Popen[bytes]:
     )
 
 
-def ready(url: str, server: subprocess.Popen[bytes]) -> bool:
-    """Wait until the function says that it is ready."""
+def is_up(engine: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait until the engine says that it listens."""
     for _ in range(START_SECONDS * 20):
-        if server.poll() is not None:
+        if "call it:" in log.read_text():
+            return True
+        if engine.poll() is not None:
             return False
-        try:
-            with urllib.request.urlopen(f"{url}/_/ready", timeout=5):
-                return True
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.05)
+        time.sleep(0.05)
     return False
 
 
-def post(url: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
-    """Invoke the function."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
-
-
 def free_port() -> int:
-    """A port that nobody listens on: 5000 where it can be had."""
-    for wanted in (5000, 0):
+    """A port that nobody listens on: 8700 where it can be had."""
+    for wanted in (8700, 0):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", wanted))
@@ -127,11 +128,11 @@ def free_port() -> int:
     raise OSError("there is no free port on 127.0.0.1")
 
 
-def follow(server: subprocess.Popen[bytes], log: Path) -> None:
-    """Print the server's log until it ends or Ctrl-C comes."""
+def follow(engine: subprocess.Popen[bytes], log: Path) -> None:
+    """Print the engine's log until it ends or Ctrl-C comes."""
     with log.open() as lines:
         lines.seek(0, os.SEEK_END)
-        while server.poll() is None:
+        while engine.poll() is None:
             print(lines.read(), end="", flush=True)
             time.sleep(0.1)
 

@@ -43,6 +43,13 @@ ACTIVITY_DEADLINE: Final = "X-Activity-Deadline"
 TIMEOUT: Final = "X-Timeout"
 LOG_BATCH: Final = "X-Log-Batch"
 
+# Where a caller wants to be told how its activity ended, and the headers of that callback.
+CALLBACK_URL: Final = "X-Callback-Url"
+CALL_ID: Final = "X-Call-Id"
+DURATION_SECONDS: Final = "X-Duration-Seconds"
+FUNCTION_STATUS: Final = "X-Function-Status"
+FUNCTION_NAME: Final = "X-Function-Name"
+
 # error_code of an answer with status 500.
 EXECUTE_AGAIN: Final = 1
 FAILED: Final = 2

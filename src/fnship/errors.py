@@ -16,6 +16,16 @@ FnshipError
 │           └── StateContention          3: still so after every retry of set()
 ├── MalformedJSON            bytes that are no JSON (a ValueError too)
 ├── NotJSON                  a value that JSON cannot carry
+├── EngineError              what the engine refuses, or could not do
+│   ├── InvalidRequest           400: a value that it cannot take
+│   ├── TokenRefused             401: no token, a wrong one, or an old one
+│   ├── NotAllowed               403: the token is good, but not for this
+│   ├── Missing                  404: no such function, activity or key
+│   ├── AlreadyThere             409: the id stands for something else
+│   ├── KeyReused                422: the Idempotency-Key stands for another payload
+│   ├── QuotaExceeded            413: larger or more than is allowed
+│   ├── Overloaded               503: too much at once; try again later
+│   └── StorageError             507: the database could not store or read it
 └── UsageError               a mistake of the user's: one clear line, exit status 2
     ├── SettingError             a setting (environment variable) is wrong
     └── HandlerError             the handler cannot be loaded
@@ -28,21 +38,31 @@ from typing import Any
 from fnship import contract
 
 __all__ = [
+    "AlreadyThere",
     "Conflict",
+    "EngineError",
     "ExecuteAgain",
     "Failed",
     "FnshipError",
     "FunctionError",
     "HandlerError",
+    "InvalidRequest",
+    "KeyReused",
     "MalformedJSON",
+    "Missing",
+    "NotAllowed",
     "NotFound",
     "NotJSON",
+    "Overloaded",
+    "QuotaExceeded",
     "SettingError",
     "StateConflict",
     "StateContention",
     "StateDenied",
     "StateError",
     "StateUnavailable",
+    "StorageError",
+    "TokenRefused",
     "Transient",
     "UsageError",
 ]
@@ -197,6 +217,81 @@ class NotJSON(FnshipError):
         self.type_name = type_name
         self.key_path = key_path
         super().__init__(f"{key_path} {problem}")
+
+
+class EngineError(FnshipError):
+    """The engine refuses a request, or could not do it. Its text says what was wrong.
+
+    Attributes:
+        status: The HTTP status that its API answers with.
+        title: The kind of problem, the same for each of its kind.
+    """
+
+    status: int = 500
+    title: str = "the engine failed"
+
+
+class InvalidRequest(EngineError):
+    """A value cannot be taken. The text names it and says what is expected."""
+
+    status = 400
+    title = "the request is not valid"
+
+
+class TokenRefused(EngineError):
+    """There is no token, or it is wrong, expired or of a past attempt."""
+
+    status = 401
+    title = "the token is refused"
+
+
+class NotAllowed(EngineError):
+    """The token is good, but does not allow this."""
+
+    status = 403
+    title = "the token does not allow this"
+
+
+class Missing(EngineError):
+    """What the request names does not exist."""
+
+    status = 404
+    title = "it does not exist"
+
+
+class AlreadyThere(EngineError):
+    """The id stands for something else already, or it is too late for what was asked."""
+
+    status = 409
+    title = "it contradicts what is there"
+
+
+class KeyReused(EngineError):
+    """The ``Idempotency-Key`` was used before, with another payload."""
+
+    status = 422
+    title = "the idempotency key stands for another payload"
+
+
+class QuotaExceeded(EngineError):
+    """It is larger, or would be more, than is allowed."""
+
+    status = 413
+    title = "a quota is exceeded"
+
+
+class Overloaded(EngineError):
+    """The engine has too much to do. Try again later."""
+
+    status = 503
+    title = "the engine is overloaded"
+
+
+class StorageError(EngineError):
+    """The database could not store or read it; a full disk, for example. Nothing was changed."""
+
+    status = 507
+    title = "the data could not be stored"
 
 
 class UsageError(FnshipError):

@@ -31,7 +31,14 @@ def messages(ended: Ended) -> list[str]:
 
 
 def test_all_of_them_are_here() -> None:
-    assert NAMES == ["hello", "hello_sync", "long_running", "stateful", "with_modules"]
+    assert NAMES == [
+        "hello",
+        "hello_sync",
+        "long_running",
+        "orders",
+        "stateful",
+        "with_modules",
+    ]
 
 
 @pytest.mark.parametrize("name", ["hello", "hello_sync"])
@@ -48,6 +55,16 @@ def test_with_modules() -> None:
     unknown = invoke("with_modules", {"items": {"melon": 1}})
     assert unknown.status == 14
     assert unknown.json["answer"]["message"] == "function: not found: not for sale: melon"
+
+
+def test_orders() -> None:
+    again = invoke("orders", {"order": "o-1", "items": ["tea"]})
+    assert again.status == 11
+    assert again.json["answer"]["data"] == {"packed": 1, "retry_after": 0.2}
+    assert messages(again) == ["packing tea, 1 of 1"]
+    last = invoke("orders", {"order": "o-1", "items": ["tea"], "previous": {"packed": 1}})
+    assert last.json["answer"] == {"order": "o-1", "items": 1, "number": 1}
+    assert invoke("orders", {"items": ["gold"]}).status == 12
 
 
 def test_stateful() -> None:

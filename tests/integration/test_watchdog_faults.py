@@ -56,6 +56,19 @@ def start(config):
 )
 """The first worker that starts waits for one file, and the others for another."""
 
+SLOW_TO_IMPORT = (
+    """\
+import time
+from pathlib import Path
+
+Path("importing").touch()
+while not Path("go").exists():
+    time.sleep(0.01)
+"""
+    + HANDLER
+)
+"""Is not loaded before a file is there."""
+
 SLOW_TO_TAKE_SIGNALS = """\
 import time
 import gunicorn.workers.base
@@ -340,6 +353,21 @@ class TestStart:
                 assert server.workers() == workers
             assert server.stop() == 0
             assert server.stderr.count("\n") == 1  # the greeting
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_no_lock_file_is_there_before_it_accepts(self, tmp_path: Path, workers: int) -> None:
+        with lock_file_alone() as lock_file:
+            lock_file.touch()  # as a killed server leaves it
+            with watched(
+                NATIVE, tmp_path, SLOW_TO_IMPORT, workers=workers, up=False, suppress_lock="false"
+            ) as server:
+                until((tmp_path / "importing").exists, "the import")
+                assert not lock_file.exists()
+                (tmp_path / "go").touch()
+                until(server.is_up, "ready")
+                assert lock_file.exists()
+                assert server.stop() == 0
+                assert not lock_file.exists()
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_a_metrics_port_that_is_taken(self, tmp_path: Path, workers: int) -> None:

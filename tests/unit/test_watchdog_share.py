@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import random
 import socket
 import sys
 import warnings
@@ -23,6 +24,7 @@ from watchdogs import parse_metrics
 
 from fnship.errors import UsageError
 from fnship.server import watchdog
+from fnship.server.places import EventPlaces, PipePlaces, Places, make_places
 from fnship.server.watchdog import Watchdog, WatchdogShare
 from fnship.settings import Settings
 
@@ -61,8 +63,12 @@ def make(listener: socket.socket, lock_file: Path) -> Iterator[MakeShare]:
 def close_places(share: WatchdogShare) -> None:
     """Close the pipe of a share; a server's lives as long as its process."""
     if share._places is not None:
-        for end in vars(share._places).values():
-            os.close(end)
+        close_ends(share._places)
+
+
+def close_ends(places: Places) -> None:
+    for end in vars(places).values():
+        os.close(end)
 
 
 def joined(share: WatchdogShare, count: int) -> list[Watchdog]:
@@ -94,6 +100,8 @@ class TestPlaces:
     @pytest.mark.parametrize("workers", [1, 2])
     def test_the_largest_limit_is_one(self, make: MakeShare, workers: int) -> None:
         (dog, *_) = joined(make(workers, max_inflight=65_536), workers)
+        assert dog.enter()
+        dog.leave("POST", 200, 0.0)
         assert all(dog.enter() for _ in range(65_536))
         assert dog.full
         assert not dog.enter()
@@ -301,21 +309,77 @@ class TestLockFile:
         assert lock_file.exists()
 
 
-class TestSmallPipes:
+def shared_places() -> list[Any]:
+    """Every way to count places that this system has."""
+    kinds = [EventPlaces] if hasattr(os, "eventfd") else []
+    return [*kinds, PipePlaces]
+
+
+class TestSharedPlaces:
+    @pytest.fixture(params=shared_places())
+    def places(self, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Places]]:
+        made = []
+
+        def make(count: int) -> Places:
+            made.append(request.param(count))
+            return made[-1]
+
+        yield make
+        for each in made:
+            close_ends(each)
+
+    @pytest.mark.parametrize("count", [1, 2, 4095, 4096, 4097, 61_440])
+    def test_there_are_always_as_many(self, places: Callable[[int], Places], count: int) -> None:
+        """However they are taken and given back: none is lost, and none cannot be given back."""
+        there = places(count)
+        chance = random.Random(count)
+        out = 0
+        for _ in range(2_000):
+            for _ in range(chance.choice((1, 1, 10, 5_000))):
+                if not there.take():
+                    assert out == count
+                    break
+                out += 1
+            back = chance.choice((0, 1, out // 2, out))
+            for each in chance.choice(([back], [1] * back)):
+                there.give(each)
+            out -= back
+        assert sum(there.take() for _ in range(count + 1)) == count - out
+
+    def test_of_none_none_is_given(self, places: Callable[[int], Places]) -> None:
+        there = places(1)
+        there.give(0)
+        assert [there.take(), there.take()] == [True, False]
+
+    @pytest.mark.skipif(not hasattr(os, "eventfd"), reason="only Linux has the kernel's semaphore")
+    def test_a_pipe_counts_where_the_system_has_nothing_better(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(os, "eventfd")
+        there = make_places(3)
+        assert [there.take() for _ in range(4)] == [True, True, True, False]
+        close_ends(there)
+
     @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux sizes pipes")
-    def test_a_system_that_cannot_count_so_many_is_a_mistake(
-        self, make: MakeShare, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("size", "allowed"), [(4096, 1), (8192, 4097)])
+    def test_a_system_whose_pipes_hold_fewer_is_a_mistake(
+        self, monkeypatch: pytest.MonkeyPatch, size: int, allowed: int
     ) -> None:
         # What pipe(7) does to a user who has too many pipes; the smallest one holds a page.
         def small() -> tuple[int, int]:
             reader, writer = pipe()
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
             return reader, writer
 
         pipe = os.pipe
         monkeypatch.setattr(os, "pipe", small)
-        with pytest.raises(UsageError, match=r"max_inflight=5000 .* allows 4096"):
-            make(2, max_inflight=5000)
+        with pytest.raises(UsageError, match=rf"max_inflight=5000 .* allows {allowed}\."):
+            PipePlaces(5000)
+        there = PipePlaces(allowed)
+        for _ in range(10_000):
+            assert there.take()
+            there.give(1)
+        close_ends(there)
 
 
 class TestScrape:

@@ -20,6 +20,12 @@ _COMMANDS: Final = (
     "invoke",
     "dockerfile",
     "build",
+    "dev",
+    "engine",
+    "functions",
+    "activities",
+    "logs",
+    "state",
 )  # in the order in which one meets them
 
 _HELP: Final = """Write one Python function, serve it, call it.

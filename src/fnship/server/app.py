@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fnship import contract
 from fnship.errors import MalformedJSON, NotJSON, UsageError
@@ -34,9 +34,6 @@ from fnship.server.exchange import (
 )
 from fnship.server.watchdog import Watchdog
 from fnship.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["App", "Phase"]
 

@@ -17,12 +17,12 @@ from typing import Final
 
 from fnship.errors import UsageError
 from fnship.server.metrics import Counters, Slot, render
+from fnship.server.places import Places, make_places
 from fnship.settings import Settings
 
 __all__ = ["LOCK_FILE", "Watchdog", "WatchdogShare"]
 
 LOCK_FILE: Final = Path("/tmp/.lock")  # noqa: S108 - the contract's own place, which probes look at
-_PIPE_HOLDS: Final = 65536  # bytes, and so the most places that a pipe can hold
 _SCRAPE_SECONDS: Final = 10.0
 
 
@@ -41,12 +41,11 @@ class WatchdogShare:
         self.metrics_listener = metrics_listener
         # A process alone can count by itself.
         shared = settings.max_inflight > 0 and workers > 1
-        self._places = _Places(settings.max_inflight) if shared else None
+        self._places = make_places(settings.max_inflight) if shared else None
         self.alone = workers == 1
         self._master = os.getpid()
         self._closing = mmap.mmap(-1, 1)  # b"\x01" once the server has been told to stop
         self._free = list(range(workers))
-        self._taken: dict[int, int] = {}  # process id → slot
 
     def prepare_lock(self) -> None:
         """See that the lock file can be made, and take away one that a killed server has left.
@@ -118,7 +117,7 @@ class Watchdog:
         leave: Counts the answer by method, status and seconds, and gives the place back.
     """
 
-    def __init__(self, share: WatchdogShare, slot: Slot, places: _Places | None) -> None:
+    def __init__(self, share: WatchdogShare, slot: Slot, places: Places | None) -> None:
         self.enter: Callable[[], bool] = slot.begin
         self.leave: Callable[[str, int, float], None] = slot.end
         self._share = share
@@ -198,30 +197,3 @@ class Watchdog:
             pass  # a scraper that goes away or talks nonsense is owed nothing
         finally:
             writer.close()
-
-
-class _Places:
-    """As many places as a pipe has bytes: taking and giving one is atomic between processes."""
-
-    def __init__(self, count: int) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        # A user with very many pipes gets small ones (pipe(7)).
-        holds = os.write(self._writer, b"." * min(count, _PIPE_HOLDS))
-        if holds < min(count, _PIPE_HOLDS):
-            raise UsageError(
-                f"max_inflight={count} cannot be counted over several workers here: the system "
-                f"allows {holds}. Set max_inflight to that, or GUNICORN_WORKERS=1"
-            )
-
-    def take(self) -> bool:
-        try:
-            os.read(self._reader, 1)
-        except BlockingIOError:
-            return False
-        return True
-
-    def give(self, count: int) -> None:
-        if count:
-            os.write(self._writer, b"." * count)

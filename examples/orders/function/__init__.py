@@ -1,0 +1,1 @@
+"""The function: handle() in handler.py, and the modules that it uses."""

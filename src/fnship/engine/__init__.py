@@ -1,0 +1,1 @@
+"""Invokes functions, durably, and keeps their state and their logs."""

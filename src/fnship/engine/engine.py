@@ -1,0 +1,482 @@
+"""The engine: accepts activities, runs them, and keeps what belongs to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from fnship.engine.addresses import AddressPolicy, guarded_connector
+from fnship.engine.attempt import Attempts
+from fnship.engine.callbacks import Callbacks
+from fnship.engine.data import DataFolder
+from fnship.engine.durable import Durable
+from fnship.engine.durable.dbos import DBOSDurable
+from fnship.engine.invoker import Invoker
+from fnship.engine.lanes import Lanes
+from fnship.engine.live import LiveAttempts
+from fnship.engine.model import Activity, Event, Function, Outcome, Scope, Status
+from fnship.engine.options import EngineOptions
+from fnship.engine.runners.registry import Runners
+from fnship.engine.sql.database import Database
+from fnship.engine.stores.activities import ActivityQuery, ActivityStore, Page
+from fnship.engine.stores.functions import FunctionStore
+from fnship.engine.stores.logs import LogStore
+from fnship.engine.stores.state import StateStore
+from fnship.engine.tokens import Tokens
+from fnship.engine.workflow import Workflow
+from fnship.errors import (
+    AlreadyThere,
+    EngineError,
+    InvalidRequest,
+    MalformedJSON,
+    Missing,
+    Overloaded,
+    QuotaExceeded,
+)
+from fnship.function import codec
+
+__all__ = ["Engine", "Submission", "Submitted"]
+
+_log = logging.getLogger(__name__)
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~@+-]{0,199}")
+_TEXT: Final = re.compile(r"[\x20-\x7e]{1,255}")  # what a header can carry
+_CANCELLED: Final = "it was cancelled"
+_PURGE_EVERY: Final = 60.0  # seconds
+_PURGE_AT_ONCE: Final = 200
+_RETRY_HANDOVER: Final = 1.0  # seconds after which an activity is handed over again
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody asks the engine to run.
+
+    Attributes:
+        function: The function's name.
+        payload: A JSON object.
+        id: What the activity is to be known by; made where it is None.
+        idempotency_key: Given again, it means the same activity.
+        scope: Whose activity it is.
+        event: What caused it.
+        callback: Where the outcome is sent.
+        durable: Whether it is to survive a crash of the engine.
+        replay_of: The activity that it does again.
+    """
+
+    function: str
+    payload: bytes = b"{}"
+    id: str | None = None
+    idempotency_key: str | None = None
+    scope: Scope = Scope()
+    event: Event = Event()
+    callback: str | None = None
+    durable: bool = True
+    replay_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a submission.
+
+    Attributes:
+        activity: The activity, new or not.
+        created: Whether it is new.
+    """
+
+    activity: Activity
+    created: bool
+
+
+class Engine:
+    """Runs activities; made with `open`. For one event loop.
+
+    Attributes:
+        options: How it is set up.
+        folder: Where everything is kept.
+        functions: The functions.
+        state: The state store.
+        logs: The logs.
+        tokens: The tokens of attempts.
+        live: The attempts that are being made.
+        on_line: Told the name of a function and each line that its process writes; None: nobody.
+    """
+
+    def __init__(self, options: EngineOptions, folder: DataFolder, database: Database) -> None:
+        self.options = options
+        self.folder = folder
+        self.functions = FunctionStore(database)
+        self.state = StateStore(database, max_value=options.max_value, max_keys=options.max_keys)
+        self.logs = LogStore(
+            database, keep_seconds=options.keep_logs, keep_bytes=options.keep_log_bytes
+        )
+        self.tokens = Tokens(folder.secret("tokens"))
+        self.live = LiveAttempts()
+        self.on_line: Callable[[str, str], None] | None = None
+        self._database = database
+        self._activities = ActivityStore(database)
+        self._addresses = AddressPolicy(own=options.own_addresses, allow=options.allow)
+        self._connector = guarded_connector(self._addresses)
+        self._runners = Runners(self._addresses, self._heard)
+        self._invoker = Invoker(self._connector)
+        self._lanes = Lanes(options.concurrency)
+        self._durable: Durable = DBOSDurable(folder.durable)
+        self._workflow = Workflow(
+            self._activities,
+            self.functions,
+            Attempts(
+                self._invoker, self._runners.url, self.tokens, self.live, options.advertise_url
+            ),
+            self._lanes,
+            self._has_ended,
+        )
+        self._callbacks = Callbacks(self._activities, self._connector, folder.secret("callbacks"))
+        self._in_memory: dict[str, Activity] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # of ephemeral activities, by their ids
+        self._handovers: set[asyncio.Task[None]] = set()
+        self._waiters: defaultdict[str, set[asyncio.Future[Activity]]] = defaultdict(set)
+        self._chores: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    @classmethod
+    async def open(cls, options: EngineOptions) -> Engine:
+        """Open an engine, and go on with what the last one left.
+
+        Raises:
+            UsageError: The data folder cannot be used, or another engine uses it.
+        """
+        folder = DataFolder(options.data)
+        try:
+            engine = cls(options, folder, Database(folder.database))
+        except BaseException:
+            folder.close()
+            raise
+        try:
+            await engine._start()
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    async def _start(self) -> None:
+        await self._durable.open(self._workflow.run)
+        handed_over = {each.key for each in await self._durable.outstanding()}
+        for activity_id, function in await self._activities.unfinished():
+            if activity_id not in handed_over:
+                await self._hand_over(activity_id, function)
+        self._callbacks.start()
+        self._chores = [asyncio.create_task(self._purge_for_ever())]
+
+    async def close(self) -> None:
+        """Stop. Attempts in flight get `options.grace`; the rest goes on after the next start."""
+        self._closing = True
+        for chore in self._chores:
+            chore.cancel()
+        self._lanes.clear()
+        for handover in self._handovers:
+            handover.cancel()
+        tasks = list(self._tasks.values())
+        ephemeral = asyncio.create_task(_finish(tasks, self.options.grace))
+        await self._durable.close(self.options.grace)
+        await ephemeral
+        await self._callbacks.close()
+        await self._runners.close()
+        await self._invoker.close()
+        self._database.close()
+        self.folder.close()
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Accept an activity. A durable one is on the disk then.
+
+        Raises:
+            InvalidRequest: A value in it is not valid.
+            QuotaExceeded: The payload is too large.
+            Missing: There is no such function.
+            AlreadyThere: The id stands for another call.
+            KeyReused: The idempotency key does.
+            Overloaded: The engine is stopping.
+        """
+        if self._closing:
+            raise Overloaded("the engine is stopping")
+        function = await self.functions.get(submission.function)
+        self._check(submission)
+        activity = Activity(
+            id=submission.id or uuid.uuid4().hex,
+            function=function.name,
+            payload=msgspec.Raw(submission.payload),
+            scope=submission.scope,
+            event=submission.event,
+            callback=submission.callback,
+            durable=submission.durable,
+            created=time.time(),
+            replay_of=submission.replay_of,
+        )
+        if not submission.durable:
+            return await self._submit_in_memory(activity, named=submission.id is not None)
+        if activity.id in self._in_memory:
+            raise AlreadyThere(f"activity {activity.id!r} is running, and is ephemeral")
+        kept, created = await self._activities.accept(activity, submission.idempotency_key)
+        if created:
+            await self._hand_over(kept.id, function.name)
+        return Submitted(kept, created)
+
+    async def wait(self, activity_id: str, seconds: float) -> Activity:
+        """Wait for the end of an activity.
+
+        Args:
+            activity_id: Its id.
+            seconds: How long at most.
+
+        Returns:
+            The activity as it is then, ended or not.
+
+        Raises:
+            Missing: There is none of this id.
+        """
+        ending: asyncio.Future[Activity] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters[activity_id]
+        waiters.add(ending)
+        try:
+            activity = await self.activity(activity_id)
+            if activity.status.final:
+                return activity
+            return await asyncio.wait_for(ending, seconds)
+        except TimeoutError:
+            return await self.activity(activity_id)
+        finally:
+            waiters.discard(ending)
+            if not waiters:
+                self._waiters.pop(activity_id, None)
+
+    async def activity(self, activity_id: str) -> Activity:
+        """An activity.
+
+        Raises:
+            Missing: There is none of this id.
+        """
+        return self._in_memory.get(activity_id) or await self._activities.get(activity_id)
+
+    async def activities(self, query: ActivityQuery) -> Page:
+        """A page of activities, the newest first; ephemeral ones once they have ended.
+
+        Raises:
+            InvalidRequest: The limit or the cursor is not valid.
+        """
+        return await self._activities.page(query)
+
+    async def cancel(self, activity_id: str) -> Activity:
+        """Cancel an activity; an attempt in flight is cut off, which its function notices.
+
+        Raises:
+            Missing: There is none of this id.
+            AlreadyThere: It has ended otherwise.
+        """
+        if activity_id in self._tasks:
+            activity = self._in_memory[activity_id].changed(
+                status=Status.CANCELLED, outcome=Outcome(message=_CANCELLED), ended=time.time()
+            )
+            self._tasks[activity_id].cancel()
+            await self._end_in_memory(activity)
+            return activity
+        activity = await self._activities.cancel(activity_id, time.time(), _CANCELLED)
+        await self._durable.cancel(activity_id)
+        self._workflow.give_place_back(activity_id)
+        self._has_ended(activity)
+        return activity
+
+    async def replay(self, activity_id: str) -> Activity:
+        """Run an activity that has ended once more, as a new one.
+
+        Raises:
+            Missing: There is none of this id, or no such function any more.
+            AlreadyThere: It has not ended.
+        """
+        activity = await self.activity(activity_id)
+        if not activity.status.final:
+            raise AlreadyThere(
+                f"activity {activity_id!r} has not ended: it is {activity.status}. Cancel it first"
+            )
+        submission = Submission(
+            function=activity.function,
+            payload=bytes(activity.payload),
+            scope=activity.scope,
+            event=activity.event,
+            callback=activity.callback,
+            durable=activity.durable,
+            replay_of=activity.id,
+        )
+        replayed = (await self.submit(submission)).activity
+        await self._activities.mark_replayed(activity.id, replayed.id)
+        return replayed
+
+    async def replay_all(self, query: ActivityQuery) -> int:
+        """Run the dead letters that a query names once more.
+
+        Args:
+            query: Which; its status, limit and cursor are not heeded.
+
+        Returns:
+            How many.
+        """
+        cursor, count = None, 0
+        before = query.created_before or time.time()
+        while True:
+            page = await self.activities(
+                msgspec.structs.replace(
+                    query, status=None, dead=True, limit=100, cursor=cursor, created_before=before
+                )
+            )
+            for activity in page.items:
+                with contextlib.suppress(Missing):  # its function is gone; it stays a dead letter
+                    await self.replay(activity.id)
+                    count += 1
+            cursor = page.cursor
+            if cursor is None:
+                return count
+
+    async def put_function(self, function: Function) -> Function:
+        """Register a function, or change it; attempts in flight go on as they are.
+
+        Raises:
+            InvalidRequest: A value in it is not valid, or its URL may not be called.
+        """
+        kept = await self.functions.put(self._runners.check(function))
+        await self._runners.forget(function.name)
+        return kept
+
+    async def delete_function(self, name: str) -> None:
+        """Remove a function. Activities of it that have not ended will fail.
+
+        Raises:
+            Missing: There is none of this name.
+        """
+        await self.functions.delete(name)
+        await self._runners.forget(name)
+
+    def _check(self, submission: Submission) -> None:
+        limit = self.options.max_payload
+        if len(submission.payload) > limit:
+            raise QuotaExceeded(
+                f"the payload has {len(submission.payload)} bytes; {limit} are allowed"
+            )
+        try:
+            payload = codec.decode(submission.payload)
+        except MalformedJSON as exc:
+            raise InvalidRequest(f"the payload is not valid: {exc}") from exc
+        if not isinstance(payload, dict):
+            raise InvalidRequest("the payload is not valid: it must be a JSON object")
+        if submission.id is not None and not _ID.fullmatch(submission.id):
+            raise InvalidRequest(
+                f"the activity id {submission.id[:40]!r} is not valid: expected 1 to 200 letters, "
+                "digits and . _ : ~ @ + - with a letter or digit first"
+            )
+        texts = {
+            "the Idempotency-Key": submission.idempotency_key,
+            **{f"the scope's {k}": v for k, v in msgspec.structs.asdict(submission.scope).items()},
+            **{f"the event's {k}": v for k, v in msgspec.structs.asdict(submission.event).items()},
+        }
+        for name, value in texts.items():
+            if value is not None and not _TEXT.fullmatch(value):
+                raise InvalidRequest(
+                    f"{name} is not valid: expected 1 to 255 visible ASCII characters"
+                )
+        if submission.callback is not None:
+            self._addresses.check_url(submission.callback)
+
+    async def _hand_over(self, activity_id: str, name: str) -> None:
+        """Give an activity to the durable layer as soon as its function has room for it."""
+        try:
+            limit = (await self.functions.get(name)).concurrency
+        except Missing:
+            limit = 1
+
+        def come() -> None:
+            self._workflow.take_place(activity_id, name)
+            task = asyncio.get_running_loop().create_task(self._submit(activity_id))
+            self._handovers.add(task)
+            task.add_done_callback(self._handovers.discard)
+
+        self._lanes.enter(name, limit, come)
+
+    async def _submit(self, activity_id: str) -> None:
+        while True:
+            try:
+                await self._durable.submit(activity_id)
+                return
+            except EngineError as exc:
+                _log.warning("activity %s has to wait: %s", activity_id, exc)
+            await asyncio.sleep(_RETRY_HANDOVER)
+
+    async def _submit_in_memory(self, activity: Activity, *, named: bool) -> Submitted:
+        if named:
+            if activity.id in self._in_memory:
+                raise AlreadyThere(f"activity {activity.id!r} is running")
+            with contextlib.suppress(Missing):
+                await self._activities.get(activity.id)
+                raise AlreadyThere(f"activity {activity.id!r} exists already")
+        self._in_memory[activity.id] = activity
+        task = asyncio.get_running_loop().create_task(self._run_in_memory(activity))
+        self._tasks[activity.id] = task
+        return Submitted(activity, created=True)
+
+    async def _run_in_memory(self, activity: Activity) -> None:
+        def see(changed: Activity) -> None:
+            self._in_memory[activity.id] = changed
+
+        ended = await self._workflow.run_in_memory(activity, see)
+        await self._end_in_memory(ended)
+
+    async def _end_in_memory(self, activity: Activity) -> None:
+        self._in_memory[activity.id] = activity
+        self._tasks.pop(activity.id, None)
+        try:
+            await self._activities.add_ended(activity)
+        except EngineError as exc:
+            _log.warning("ephemeral activity %s is not recorded: %s", activity.id, exc)
+        finally:
+            self._has_ended(activity)
+            self._in_memory.pop(activity.id, None)
+
+    def _has_ended(self, activity: Activity) -> None:
+        for waiter in self._waiters.pop(activity.id, ()):
+            if not waiter.done():
+                waiter.set_result(activity)
+        self.logs.ended(activity.id)
+        if activity.callback is not None:
+            self._callbacks.wake()
+
+    def _heard(self, name: str, line: str) -> None:
+        if self.on_line is not None:
+            self.on_line(name, line)
+
+    async def _purge_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_PURGE_EVERY)
+            try:
+                await self._purge()
+            except EngineError as exc:
+                _log.warning("old activities are kept for now: %s", exc)
+
+    async def _purge(self) -> None:
+        before = time.time() - self.options.keep_activities
+        while ids := await self._activities.purge(before, _PURGE_AT_ONCE):
+            await self.logs.forget(ids)
+        await self.logs.purge()
+        await self.state.purge()
+
+
+async def _finish(tasks: list[asyncio.Task[None]], grace: float) -> None:
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=grace)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)

@@ -1,0 +1,17 @@
+-- name: put
+INSERT INTO functions (name, source, location, timeout, concurrency, retry, created, updated)
+VALUES (:name, :source, :location, :timeout, :concurrency, :retry, :updated, :updated)
+ON CONFLICT (name) DO UPDATE
+SET source = excluded.source,
+    location = excluded.location,
+    timeout = excluded.timeout,
+    concurrency = excluded.concurrency,
+    retry = excluded.retry,
+    updated = excluded.updated
+RETURNING *
+
+-- name: all
+SELECT * FROM functions ORDER BY name
+
+-- name: delete
+DELETE FROM functions WHERE name = :name

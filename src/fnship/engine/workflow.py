@@ -1,0 +1,157 @@
+"""The durable loop around one activity: begin an attempt, make it, record it, again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from fnship import contract
+from fnship.engine.attempt import Attempts
+from fnship.engine.durable import Again
+from fnship.engine.lanes import Lanes
+from fnship.engine.model import Activity, Function, Outcome, Status
+from fnship.engine.stores.activities import ActivityStore
+from fnship.engine.stores.functions import FunctionStore
+from fnship.errors import Missing
+
+__all__ = ["Workflow"]
+
+
+class Workflow:
+    """What is done with an activity whenever it is its turn.
+
+    Args:
+        store: Where activities are kept.
+        functions: The functions.
+        attempts: Makes attempts.
+        lanes: Says who may run.
+        ended: Called with every activity that has reached its end.
+    """
+
+    def __init__(
+        self,
+        store: ActivityStore,
+        functions: FunctionStore,
+        attempts: Attempts,
+        lanes: Lanes,
+        ended: Callable[[Activity], None],
+    ) -> None:
+        self._store = store
+        self._functions = functions
+        self._attempts = attempts
+        self._lanes = lanes
+        self._ended = ended
+        self._places: dict[str, str] = {}
+
+    def take_place(self, activity_id: str, function: str) -> None:
+        """Say that the next run of an activity has its place in the lanes already."""
+        self._places[activity_id] = function
+
+    def give_place_back(self, activity_id: str) -> None:
+        """Say that there will be no such run."""
+        function = self._places.pop(activity_id, None)
+        if function is not None:
+            self._lanes.leave(function)
+
+    async def run(self, activity_id: str) -> Again | None:
+        """Run a durable activity once more.
+
+        Returns:
+            When to run it again; None where it has ended.
+        """
+        place = self._places.pop(activity_id, None)
+        try:
+            try:
+                activity = await self._store.get(activity_id)
+            except Missing:
+                return None
+            if activity.status.final:
+                return None
+            function = await self._function(activity)
+            if place is None:
+                await self._lanes.turn(activity.function, function.concurrency if function else 1)
+                place = activity.function
+            return await self._attempt(activity, function)
+        finally:
+            if place is not None:
+                self._lanes.leave(place)
+
+    async def run_in_memory(self, activity: Activity, see: Callable[[Activity], None]) -> Activity:
+        """Run an ephemeral activity to its end.
+
+        Args:
+            activity: As it was accepted.
+            see: Called with it whenever it has changed.
+        """
+        while True:
+            function = await self._function(activity)
+            if function is None:
+                return _gone(activity)
+            await self._lanes.turn(activity.function, function.concurrency)
+            try:
+                activity = activity.changed(
+                    status=Status.RUNNING,
+                    attempts=activity.attempts + 1,
+                    started=time.time(),
+                    due=None,
+                )
+                see(activity)
+                activity, delay = await self._attempts.make(activity, function)
+            finally:
+                self._lanes.leave(activity.function)
+            if activity.status.final:
+                return activity
+            see(activity)
+            await asyncio.sleep(delay)
+
+    async def _attempt(self, activity: Activity, function: Function | None) -> Again | None:
+        begun = await self._store.begin(activity.id, time.time())
+        if begun is None:
+            return None
+        delay = 0.0
+        try:
+            if function is None:
+                after = _gone(begun)
+            elif begun.failures >= function.retry.max_attempts:
+                after = _poisonous(begun)
+            else:
+                after, delay = await self._attempts.make(begun, function)
+        except asyncio.CancelledError:
+            # The engine stops, or somebody cancelled the activity; then this changes nothing.
+            await asyncio.shield(self._store.interrupt(begun))
+            raise
+        if not await asyncio.shield(self._store.record(after)):
+            return None
+        if after.status is Status.WAITING:
+            return Again(delay)
+        self._ended(after)
+        return None
+
+    async def _function(self, activity: Activity) -> Function | None:
+        try:
+            return await self._functions.get(activity.function)
+        except Missing:
+            return None
+
+
+def _gone(activity: Activity) -> Activity:
+    return _failed(
+        activity, f"function: failed: there is no function {activity.function!r} any more"
+    )
+
+
+def _poisonous(activity: Activity) -> Activity:
+    return _failed(
+        activity,
+        f"function: failed: the engine ended without warning in the middle of an attempt; with "
+        f"that it failed {activity.failures} times, which is all that its policy allows",
+    )
+
+
+def _failed(activity: Activity, message: str) -> Activity:
+    return activity.changed(
+        status=Status.FAILED,
+        outcome=Outcome(code=contract.FAILED, message=message),
+        ended=time.time(),
+    )
