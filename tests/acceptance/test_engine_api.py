@@ -80,7 +80,9 @@ def test_a_function_is_registered_changed_and_removed(engine, called):
         ("ok", [], "body"),
         ("ok", b'{"url": ', "JSON"),
         ("ok", b'{"url": "http://127.0.0.1:1", "timeout": NaN}', "timeout"),
-        ("ok", b'{"url": "\\ud800"}', "url"),
+        ("ok", b'{"url": "\\ud800"}', "no URL"),
+        ("ok", b'{"folder": "\\ud800"}', ""),
+        ("ok", b'{"folder": "a\\u0000b"}', ""),
     ],
 )
 def test_a_function_that_cannot_be_is_refused(engine, name, body, said):

@@ -179,18 +179,6 @@ def test_a_line_is_out_before_write_returns() -> None:
         assert os.read(source.fileno(), 100) == b"now\n"
 
 
-def test_a_line_that_is_put_comes_before_the_next_one_that_is_written() -> None:
-    reading, writing = os.pipe()
-    with open(reading, "rb") as source, open(writing, "wb") as stream:
-        stdout = Stdout(stream, style_named("text"))
-        assert [stdout.put("one"), stdout.put("two")] == [True, False]
-        stdout.write("three")
-        assert stdout.put("four")
-        stdout.write_put()
-        stdout.write_put()  # there is nothing left
-        assert os.read(source.fileno(), 100) == b"one\ntwo\nthree\nfour\n"
-
-
 def test_lines_are_dropped_where_nobody_reads_any_more() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -42,6 +42,9 @@ class DataFolder:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
+            for file in (self.database, self.durable):
+                # SQLite would let others read it; what it puts beside it is as the file is.
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, _OWNER_ONLY))
         except OSError as exc:
             raise UsageError(
                 f"the data folder {path} cannot be used: {exc.strerror}. Name another with --data"

@@ -106,21 +106,24 @@ class Workflow:
             await asyncio.sleep(delay)
 
     async def _attempt(self, activity: Activity, function: Function | None) -> Again | None:
+        if function is None:
+            return await self._record(_gone(activity))
+        # An attempt that was never recorded: the engine died in the middle of it.
+        lost = activity.status is Status.RUNNING
+        if lost and activity.failures + 1 >= function.retry.max_attempts:
+            return await self._record(_poisonous(activity))
         begun = await self._store.begin(activity.id, time.time())
         if begun is None:
             return None
-        delay = 0.0
         try:
-            if function is None:
-                after = _gone(begun)
-            elif begun.failures >= function.retry.max_attempts:
-                after = _poisonous(begun)
-            else:
-                after, delay = await self._attempts.make(begun, function)
+            after, delay = await self._attempts.make(begun, function)
         except asyncio.CancelledError:
             # The engine stops, or somebody cancelled the activity; then this changes nothing.
             await asyncio.shield(self._store.interrupt(begun))
             raise
+        return await self._record(after, delay)
+
+    async def _record(self, after: Activity, delay: float = 0.0) -> Again | None:
         if not await asyncio.shield(self._store.record(after)):
             return None
         if after.status is Status.WAITING:
@@ -142,10 +145,11 @@ def _gone(activity: Activity) -> Activity:
 
 
 def _poisonous(activity: Activity) -> Activity:
+    failures = activity.failures + 1
     return _failed(
-        activity,
+        activity.changed(failures=failures),
         f"function: failed: the engine ended without warning in the middle of an attempt; with "
-        f"that it failed {activity.failures} times, which is all that its policy allows",
+        f"that it failed {failures} times, which is all that its policy allows",
     )
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol, cast
@@ -196,35 +195,11 @@ class Stdout:
         self._stream = stream
         self.style = style
         self.lost = 0  # lines that the stream did not take
-        self._soon: deque[str] = deque()
 
     def write(self, line: str) -> None:
         """Write `line` and a newline."""
-        if self._soon:
-            self.write_put()
-        self._write(f"{line}\n")
-
-    def put(self, line: str) -> bool:
-        """Keep `line` until `write_put`, or until another line is written.
-
-        Returns:
-            Whether it is the first that is kept, so that `write_put` must be called.
-        """
-        self._soon.append(f"{line}\n")
-        return len(self._soon) == 1
-
-    def write_put(self) -> None:
-        """Write what is kept, all of it at once."""
-        lines = []
-        with contextlib.suppress(IndexError):  # another thread may take some of them
-            while True:
-                lines.append(self._soon.popleft())
-        if lines:
-            self._write("".join(lines))
-
-    def _write(self, lines: str) -> None:
         try:
-            self._stream.write(lines.encode(errors="backslashreplace"))
+            self._stream.write(f"{line}\n".encode(errors="backslashreplace"))
             self._stream.flush()
         except BrokenPipeError:
             self.lost += 1

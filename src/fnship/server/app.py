@@ -19,12 +19,13 @@ from fnship.function.activity_log import ActivityLog
 from fnship.function.capture import capture_logging, capture_stdout
 from fnship.function.handler import LIFECYCLE, Handler
 from fnship.function.invocation import Outcome
-from fnship.function.lines import Stdout, Who, process_stdout, style_named
+from fnship.function.lines import Stdout, process_stdout, style_named
 from fnship.function.log_http import HTTPPoster
 from fnship.function.log_upload import LogUploads
 from fnship.function.metadata import read_headers
 from fnship.function.pool import PoolFull, ThreadPool
 from fnship.function.runner import Runner
+from fnship.server.access import AccessLines
 from fnship.server.exchange import (
     Exchange,
     Response,
@@ -79,8 +80,7 @@ class App:
         self.settings = settings
         self._watchdog = watchdog
         # A request passes here in microseconds, so what is not wanted is not asked for either.
-        self._lines = settings.access_lines
-        watched = self._lines or watchdog is not None
+        watched = settings.access_lines or watchdog is not None
         self.respond: Final = self._respond_watched if watched else self._respond
         self._envelope = settings.response_envelope
         self.phase = Phase.STARTING
@@ -90,6 +90,7 @@ class App:
         self._handler = handler
         self._stdout = Stdout(process_stdout(), style_named(settings.log_format))
         self.log = ActivityLog(self._stdout)
+        self._access: AccessLines | None = None
         poster = HTTPPoster(
             settings.log_upload_max_connections,
             settings.log_flush_timeout or _UPLOAD_SECONDS,
@@ -99,8 +100,10 @@ class App:
         self._runner = Runner(handler, settings, self._stdout, self._uploads) if handler else None
         self._asking: dict[str, asyncio.Task[Response]] = {}
         # A thread for each, so that one that hangs holds up no other.
-        self._loop = loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._threads = {name: ThreadPool(loop, 1, 0, name=f"fnship-{name}") for name in LIFECYCLE}
+        if settings.access_lines:
+            self._access = AccessLines(self._stdout, loop, call_id=settings.log_call_id)
         self._captures = contextlib.ExitStack()
 
     @property
@@ -168,6 +171,8 @@ class App:
                     raise
                 except BaseException as exc:  # noqa: BLE001 - the rest must be closed all the same
                     self.say(f"stop() failed: {type(exc).__name__}: {exc}")
+            if self._access is not None:
+                self._access.write()
             await self._uploads.close(spent + time.monotonic() - began)
             await state_http.close_sessions()
             state_http.close_pools()
@@ -238,15 +243,15 @@ class App:
 
     async def _respond_watched(self, exchange: Exchange) -> Response:
         """Answer, count and limit where this is the watchdog, and write an access line."""
-        watchdog = None if exchange.path in _PROBES else self._watchdog
-        # A watchdog writes no lines of its probes.
-        lines = self._lines and (watchdog is not None or self._watchdog is None)
+        watchdog = self._watchdog
+        if watchdog is not None and exchange.path in _PROBES:
+            return await self._other(exchange)  # a watchdog takes no account of its probes
         began = time.perf_counter()
         if watchdog is not None and not watchdog.enter():
             status = _FULL.status
             watchdog.refused(exchange.method, status)
-            if lines:
-                self._write_access(exchange, status, time.perf_counter() - began)
+            if self._access is not None:
+                self._access.add(exchange, status, time.perf_counter() - began)
             return _FULL
         response = None
         try:
@@ -263,23 +268,9 @@ class App:
             if watchdog is not None:
                 exchange.seconds = took
                 watchdog.leave(exchange.method, status, took)
-            if lines:
-                self._write_access(exchange, status, took)
+            if self._access is not None:
+                self._access.add(exchange, status, took)
         return response
-
-    def _write_access(self, exchange: Exchange, status: int, seconds: float) -> None:
-        """Write a line: method, path, status, milliseconds and, where asked for, the call's id."""
-        path = exchange.path
-        if not path.isprintable():
-            path = ascii(path)[1:-1]  # or it could write lines of its own
-        line = f"{exchange.method} {path} {status} {seconds * 1000:.1f} ms"
-        if self.settings.log_call_id:
-            call_id = next((value for name, value in exchange.headers if name == b"x-call-id"), b"")
-            line = f"{line} [{call_id.decode('ascii', 'backslashreplace')}]"
-        text = self._stdout.style(time.time(), "INFO", "access", 0, line, _NOBODY, None)
-        if self._stdout.put(text):
-            # Requests that are answered in the same turn of the loop share one write.
-            self._loop.call_soon(self._stdout.write_put)
 
     async def _invoke(self, exchange: Exchange) -> Response:
         """Run the function on a request, and put what it did into words of the contract."""
@@ -346,7 +337,6 @@ class App:
         return await (self.ready() if path == contract.READY_PATH else self.alive())
 
 
-_NOBODY: Final = Who()
 _CLIENT_CLOSED: Final = 499  # in access lines: the client did not wait for its answer
 _TOO_LARGE: Final = "the request body is larger than MAX_BODY_SIZE, {} bytes"
 _METHODS: Final = {

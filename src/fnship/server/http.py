@@ -35,6 +35,8 @@ _STATUS_LINES: Final = {
     ).encode()
     for status in http.HTTPStatus
 }
+_LENGTH: Final = b"content-length: %d\r\n\r\n"
+_DURATION_AND_LENGTH: Final = DURATION + b": %.6f\r\n" + _LENGTH
 _GO_ON: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -346,11 +348,12 @@ class FunctionProtocol(asyncio.Protocol):
             parts += (name, b": ", value, b"\r\n")
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
-        if exchange.seconds is not None:
-            parts.append(b"%b: %.6f\r\n" % (DURATION, exchange.seconds))
         if self._last:
             parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(body))
+        if exchange.seconds is None:
+            parts.append(_LENGTH % len(body))
+        else:
+            parts.append(_DURATION_AND_LENGTH % (exchange.seconds, len(body)))
         if exchange.method != "HEAD":
             parts.append(body)
         transport.write(b"".join(parts))

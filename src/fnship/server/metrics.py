@@ -68,6 +68,7 @@ class Slot:
     def __init__(self, memory: memoryview) -> None:
         self.counts = memory.cast("Q")
         self.sums = memory.cast("d")
+        self._method, self._code, self._row = "", 0, 0  # nearly always those of the last answer
 
     @property
     def in_flight(self) -> int:
@@ -81,12 +82,15 @@ class Slot:
 
     def end(self, method: str, code: int, seconds: float) -> None:
         """Count its answer."""
+        if code != self._code or method != self._method:
+            row = _ROWS.get((method, code))
+            self._row = _ROWS[_METHODS[-1], code] if row is None else row
+            self._method, self._code = method, code
+        row = self._row
+        bucket = bisect.bisect_left(_BUCKETS, seconds) if seconds > _BUCKETS[0] else 0
         counts = self.counts
         counts[_IN_FLIGHT] -= 1
-        row = _ROWS.get((method, code))
-        if row is None:
-            row = _ROWS[_METHODS[-1], code]
-        counts[row + bisect.bisect_left(_BUCKETS, seconds)] += 1
+        counts[row + bucket] += 1
         self.sums[row + _SUM] += seconds
 
     def forget(self) -> int:

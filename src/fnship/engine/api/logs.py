@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
-from fnship.engine.api.common import CanRead, TheEngine, json_response
+from fnship.engine.api.common import CanRead, TheEngine, json_response, problems
 from fnship.engine.engine import Engine
 
 __all__ = ["router"]
@@ -17,7 +17,21 @@ __all__ = ["router"]
 router = APIRouter(tags=["logs"])
 
 
-@router.get("/v1/activities/{activity_id}/logs", dependencies=[CanRead], response_model=None)
+_LOG: Final = {
+    "description": "Its lines; with follow, as they come",
+    "content": {
+        "text/plain": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": {"type": "string"}},
+    },
+}
+
+
+@router.get(
+    "/v1/activities/{activity_id}/logs",
+    dependencies=[CanRead],
+    response_model=None,
+    responses={**problems(400, 404), 200: _LOG},
+)
 async def get_logs(
     activity_id: str,
     engine: TheEngine,
@@ -38,7 +52,7 @@ async def get_logs(
     return PlainTextResponse(await engine.logs.text(activity_id, attempt=attempt))
 
 
-@router.get("/v1/logs", dependencies=[CanRead], response_model=None)
+@router.get("/v1/logs", dependencies=[CanRead], response_model=None, responses=problems(400))
 async def search_logs(
     engine: TheEngine,
     text: Annotated[str, Query(max_length=1000)] = "",

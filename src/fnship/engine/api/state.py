@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from fnship.engine.api.common import problems
 from fnship.engine.model import DEFAULT_ID
 from fnship.engine.state_api import read_cursor, write_cursor
 from fnship.engine.stores.state import Keys, Record, StateStore
@@ -21,6 +22,10 @@ __all__ = ["admin_routes", "read_routes"]
 _Id = Annotated[str, Query(max_length=255)]
 _Key = Annotated[str, Query(min_length=1, max_length=1024)]
 _LINES: Final = "application/x-ndjson"
+_EXPORT: Final = {
+    "description": "A line of JSON for each key",
+    "content": {_LINES: {"schema": {"type": "string"}}},
+}
 
 read_routes = APIRouter(prefix="/v1/state", tags=["state"])
 """For tokens that may read, and all above them."""
@@ -61,7 +66,7 @@ async def list_state(
     return _answer({"items": items, "cursor": more})
 
 
-@read_routes.get("/item")
+@read_routes.get("/item", responses=problems(404))
 async def get_state(
     request: Request,
     key: _Key,
@@ -99,7 +104,7 @@ async def put_state(
     return _answer({"version": await _store(request).put(scope, key, value, version, ttl)})
 
 
-@admin_routes.delete("/item", status_code=204)
+@admin_routes.delete("/item", status_code=204, responses=problems(404))
 async def delete_state(
     request: Request,
     key: _Key,
@@ -114,7 +119,7 @@ async def delete_state(
     return Response(status_code=204)
 
 
-@read_routes.get("/export")
+@read_routes.get("/export", responses={200: _EXPORT})
 async def export_state(
     request: Request,
     organization_id: _Id = DEFAULT_ID,

@@ -18,6 +18,7 @@ import logging
 import secrets
 import sqlite3
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,8 @@ _QUEUE: Final = "runs"
 _POLL: Final = 0.1  # seconds between two looks for what is due
 _BEHIND: Final = 1.0  # seconds by which what is enqueued is later than our own timer
 _AFTER_ERROR: Final = 5.0  # seconds after a run that ended as none should
-_FORGET_EVERY: Final = 2.0  # seconds
+_FORGET_EVERY: Final = 0.3  # seconds; much less than _BEHIND
+_FORGET_AFTER: Final = 5.0  # seconds; DBOS looks at what has ended once more
 _FORGET_AT_ONCE: Final = 500
 
 
@@ -68,7 +70,8 @@ class DBOSDurable:
         self._tasks: dict[str, asyncio.Task[Again | None]] = {}  # runs in progress, by their keys
         self._waiting: dict[str, _Wait] = {}
         self._cancelled: set[str] = set()
-        self._ended: list[str] = []  # workflows that may be deleted
+        self._unwanted: list[str] = []  # workflows that are not to begin any more
+        self._ended: deque[tuple[float, str]] = deque()  # those that have, and when
         self._chore: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._context = contextvars.Context()
@@ -117,7 +120,7 @@ class DBOSDurable:
             waiting.timer.cancel()
             with _storage_errors():
                 await DBOS.cancel_workflow_async(waiting.workflow)
-            self._ended.append(waiting.workflow)
+            self._has_ended(waiting.workflow)
             self._cancelled.discard(key)
         elif key in self._tasks:
             self._tasks[key].cancel()
@@ -125,7 +128,7 @@ class DBOSDurable:
             for each in await self._list(key):
                 with _storage_errors():
                     await DBOS.cancel_workflow_async(each)
-                self._ended.append(each)
+                self._has_ended(each)
             self._cancelled.discard(key)
 
     async def outstanding(self) -> list[Outstanding]:
@@ -171,7 +174,7 @@ class DBOSDurable:
             raise asyncio.CancelledError  # it stays as it is, for the next process
         waiting = self._waiting.get(key)
         if key in self._tasks or (waiting is not None and waiting.workflow != workflow):
-            self._ended.append(workflow)  # the promise is being kept by another workflow
+            self._has_ended(workflow)  # the promise is being kept by another workflow
             return
         if waiting is not None:
             waiting.timer.cancel()
@@ -191,7 +194,7 @@ class DBOSDurable:
         if again is not None and key not in self._cancelled:
             await self._enqueue(key, again.delay)
         self._cancelled.discard(key)
-        self._ended.append(workflow)
+        self._has_ended(workflow)
 
     async def _enqueue(self, key: str, delay: float) -> None:
         name = self._name(key)
@@ -215,7 +218,10 @@ class DBOSDurable:
         except StorageError as exc:
             _log.warning("%s is late: %s", key, exc)  # the one that is enqueued comes
         else:
-            self._ended.append(waiting.workflow)
+            self._unwanted.append(waiting.workflow)
+
+    def _has_ended(self, workflow: str) -> None:
+        self._ended.append((time.monotonic(), workflow))
 
     async def _list(self, key: str) -> list[str]:
         with _storage_errors():
@@ -233,14 +239,17 @@ class DBOSDurable:
     async def _forget_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_FORGET_EVERY)
-            while self._ended:
-                some, self._ended = self._ended[:_FORGET_AT_ONCE], self._ended[_FORGET_AT_ONCE:]
+            before = time.monotonic() - _FORGET_AFTER
+            while self._ended and self._ended[0][0] < before:
+                self._unwanted.append(self._ended.popleft()[1])
+            while self._unwanted:
+                some = self._unwanted[:_FORGET_AT_ONCE]
                 try:
                     await DBOS.delete_workflows_async(some)
                 except SQLAlchemyError as exc:
                     _log.warning("old runs are kept for now: %s", exc)
-                    self._ended += some
                     break
+                del self._unwanted[: len(some)]
 
 
 class _Wait:
