@@ -46,6 +46,7 @@ format: $(VENV)/dev
 
 bench: $(VENV)/dev
 	@PYTHON=$(BIN)/python benchmarks/run
+	@PYTHON=$(BIN)/python benchmarks/activities
 
 lock: $(VENV)/dev
 	requirements/lock

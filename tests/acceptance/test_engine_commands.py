@@ -331,7 +331,7 @@ def test_the_status_of_a_failed_activity_is_its_error_code(engine, name, tmp_pat
         "activities", "invoke", name, "--data", payload, "--wait", "30s", cwd=tmp_path
     )
     assert (done.status, done.stdout) == (14, "")
-    assert "fnship: it is failed: not there\n" in done.stderr
+    assert "fnship: not there\n" in done.stderr
     assert 'fnship: its data: {"a": 1}\n' in done.stderr
 
 

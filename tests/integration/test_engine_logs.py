@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fnship import contract
+from fnship.engine.api.logs import _lines
 from fnship.engine.engine import Engine
 from fnship.engine.log_api import read_form
 from fnship.engine.model import Scope
@@ -148,6 +149,37 @@ def test_search_by_pages(tmp_path: Path) -> None:
     with_store(tmp_path, main)
 
 
+def test_large_uploads_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    async def main(store: LogStore) -> None:
+        texts = [f"{number}" * 2**21 + "\n" for number in range(6)]
+        for text in texts:
+            await store.append("a", 1, text)
+        largest = 0
+        read = store._read
+
+        async def measured(*arguments: Any) -> list[Any]:
+            nonlocal largest
+            rows = await read(*arguments)
+            largest = max(largest, sum(len(row["text"]) for row in rows))
+            return rows
+
+        async def has_ended() -> bool:
+            return True
+
+        store._read = measured  # type: ignore[method-assign] # to see what it reads
+        assert await store.text("a") == "".join(texts)
+        followed = [each.text async for each in store.follow("a", has_ended) if each is not None]
+        assert followed == texts
+        found, cursor = await store.search()
+        while cursor is not None:
+            more, cursor = await store.search(cursor=cursor)
+            found += more
+        assert [each.line + "\n" for each in found] == texts[::-1]
+        assert largest <= 3 * len(texts[0])
+
+    with_store(tmp_path, main)
+
+
 def test_purge_lets_go_what_is_old_or_too_much(tmp_path: Path) -> None:
     now = 1000.0
 
@@ -270,6 +302,10 @@ def test_one_huge_line_is_kept_and_one_that_is_too_large_refused(tmp_path: Path)
     run(main)
 
 
+def test_a_carriage_return_ends_a_line_of_an_event() -> None:
+    assert _lines("10 %\r20 %\r\ndone\n") == ["10 %", "20 %", "done"]
+
+
 def test_repeats_and_failures_leave_every_line_once(tmp_path: Path) -> None:
     """An uploader that repeats what it does not know to be stored, as ours does."""
 
@@ -277,11 +313,28 @@ def test_repeats_and_failures_leave_every_line_once(tmp_path: Path) -> None:
         async with running(tmp_path) as engine, aiohttp.ClientSession() as session:
             token = engine.tokens.mint("log", "a", 1, Scope(), time.time() + 60)
             path = "/functions/logs/a/1?append=true"
+            append = engine.logs.append
+            chance = random.Random(5)
+            refused = 0
+
+            async def failing(*arguments: Any) -> bool:
+                stored = await append(*arguments) if chance.random() < 0.7 else None
+                if stored is None or chance.random() < 0.2:  # stored, and the answer is lost
+                    raise StorageError("a fault")
+                return stored
+
+            engine.logs.append = failing  # type: ignore[method-assign] # a sick disk
             for number in range(60):
-                headers = {contract.LOG_BATCH: f"1-{number}"}
-                for _ in range(random.choice((1, 2, 3))):  # the answers were lost on the way
-                    more = {"headers": headers, "text": f"{number}\n"}
-                    assert await upload(session, engine, path, token, **more) == 200
+                more: dict[str, Any] = {
+                    "headers": {contract.LOG_BATCH: f"1-{number}"},
+                    "text": f"{number}\n",
+                }
+                while (status := await upload(session, engine, path, token, **more)) != 200:
+                    assert status == 507
+                    refused += 1
+                if chance.random() < 0.3:  # and once more, although it was stored
+                    await upload(session, engine, path, token, **more)
+            assert refused > 10
             assert await engine.logs.text("a") == "".join(f"{n}\n" for n in range(60))
 
     run(main)

@@ -39,16 +39,17 @@ def test_the_flask_server_cannot_be_its_own_watchdog() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "module", "package"),
+    ("kind", "modules", "package"),
     [
-        ("flask", "fnship.server.wsgi", "flask"),
-        ("fastapi", "fnship.server.fastapi", "fastapi"),
+        ("flask", ("gthread", "wsgi"), "flask"),
+        ("fastapi", ("fastapi",), "fastapi"),
     ],
 )
 def test_a_package_that_is_missing(
-    kind: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, modules: tuple[str, ...], package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in modules:
+        monkeypatch.delitem(sys.modules, f"fnship.server.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"needs the package {package}.*pip install '{package}>="):
         kinds.check_kind(kind, Settings())

@@ -305,7 +305,7 @@ def _show_invoked(reply: Reply, *, waited: bool, as_json: bool) -> int:
         show_json(Reply(reply.status, reply.headers, bytes(raw["result"])))
     elif status in _ENDED:
         error = activity["error"]
-        note(f"fnship: it is {status}: {error['message']}")
+        note(f"fnship: {error['message']}")
         if error["data"] is not None:
             note(f"fnship: its data: {json_text(error['data'])}")
     else:

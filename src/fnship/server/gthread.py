@@ -1,4 +1,4 @@
-"""Gunicorn's thread worker, made to keep what our servers promise: readiness, drain, JSON."""
+"""The Flask-era server: gunicorn's thread worker, with our readiness, drain and JSON errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from fnship.errors import UsageError
-from fnship.server.asgi import HEAD_LIMIT
+from fnship.server.asgi import HEAD_LIMIT, ASGIFunction, Holder
 from fnship.server.exchange import error_response
 from fnship.server.stopping import (
     ARRIVAL_GRACE,
@@ -32,7 +32,10 @@ from fnship.server.stopping import (
 )
 from fnship.server.wsgi import FunctionFlask
 
-__all__ = ["OPTIONS", "ForkedWorker", "run_single"]
+if TYPE_CHECKING:
+    from fnship.server.watchdog import WatchdogShare
+
+__all__ = ["OPTIONS", "ForkedWorker", "run_single", "run_workers"]
 
 OPTIONS: Final[dict[str, Any]] = {
     "keepalive": 120,  # seconds; longer than proxies keep idle connections (of-watchdog: 90)
@@ -286,7 +289,7 @@ class _Application(BaseApplication):  # type: ignore[misc] # gunicorn is not typ
 
 
 def run_single(
-    flask: FunctionFlask,
+    served: ASGIFunction | Holder,
     listener: socket.socket,
     *,
     announce: Callable[[], None],
@@ -297,7 +300,7 @@ def run_single(
     Raises:
         UsageError: The function's ``start()`` failed.
     """
-    application = _Application(flask)
+    application = _Application(_application(served))
     cfg = application.cfg
     worker = _LoneWorker(1, os.getppid(), [listener], application, 0, cfg, cfg.logger_class(cfg))
     worker.announce = announce
@@ -310,6 +313,37 @@ def run_single(
             os.close(end)
     if worker.problem is not None:
         raise UsageError(worker.problem)
+
+
+def run_workers(
+    load: Callable[[], ASGIFunction | Holder],
+    listener: socket.socket,
+    count: int,
+    share: WatchdogShare | None,
+    *,
+    greeting: str,
+    say: Callable[[str], None],
+) -> None:
+    """Serve in `count` processes; see `fnship.server.workers.run_workers`."""
+    from fnship.server import workers
+
+    workers.run_workers(
+        lambda: _application(load()),
+        listener,
+        count,
+        share,
+        greeting=greeting,
+        say=say,
+        worker=ForkedWorker,
+        options=OPTIONS,
+    )
+
+
+def _application(served: ASGIFunction | Holder) -> FunctionFlask:
+    if isinstance(served, ASGIFunction):
+        return FunctionFlask(served)
+    assert isinstance(served, FunctionFlask)
+    return served
 
 
 def _end_now(sig: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's

@@ -1,26 +1,21 @@
-"""The Flask-era server: the function as a Flask application, served by gunicorn's threads."""
+"""The Flask-era server's application: the function in Flask, with room for routes of yours."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from fnship import contract
-from fnship.server.asgi import ASGIFunction, Holder, LimitedBody
+from fnship.server.asgi import ASGIFunction, LimitedBody
 from fnship.server.asgi import create_app as create_function
 from fnship.server.exchange import Exchange, refusal
 from fnship.server.exchange import Response as Answer
 from fnship.server.threads import BackgroundFunction
 from fnship.settings import Settings
 
-if TYPE_CHECKING:
-    from fnship.server.watchdog import WatchdogShare
-
-__all__ = ["FunctionFlask", "create_app", "run_single", "run_workers"]
+__all__ = ["FunctionFlask", "create_app"]
 
 _PIECE: Final = 2**16  # bytes of a body that are read at once
 _PATHS: Final = {
@@ -111,50 +106,6 @@ def create_app(handler: Any, settings: Settings | None = None, **options: Any) -
         UsageError: A setting or the handler is wrong.
     """
     return FunctionFlask(create_function(handler, settings), **options)
-
-
-def run_single(
-    served: ASGIFunction | Holder,
-    listener: socket.socket,
-    *,
-    announce: Callable[[], None],
-    say: Callable[[str], None],
-) -> None:
-    """Serve in this very process, with threads; see `fnship.server.single.run_single`."""
-    from fnship.server import gthread
-
-    gthread.run_single(_application(served), listener, announce=announce, say=say)
-
-
-def run_workers(
-    load: Callable[[], ASGIFunction | Holder],
-    listener: socket.socket,
-    count: int,
-    share: WatchdogShare | None,
-    *,
-    greeting: str,
-    say: Callable[[str], None],
-) -> None:
-    """Serve in `count` processes, with threads; see `fnship.server.workers.run_workers`."""
-    from fnship.server import gthread, workers
-
-    workers.run_workers(
-        lambda: _application(load()),
-        listener,
-        count,
-        share,
-        greeting=greeting,
-        say=say,
-        worker=gthread.ForkedWorker,
-        options=gthread.OPTIONS,
-    )
-
-
-def _application(served: ASGIFunction | Holder) -> FunctionFlask:
-    if isinstance(served, ASGIFunction):
-        return FunctionFlask(served)
-    assert isinstance(served, FunctionFlask)
-    return served
 
 
 def _flask_response(answer: Answer) -> flask.Response:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from fnship.engine.api.common import CanRead, TheEngine, json_response, problems
 from fnship.engine.engine import Engine
@@ -15,6 +16,8 @@ from fnship.engine.engine import Engine
 __all__ = ["router"]
 
 router = APIRouter(tags=["logs"])
+
+_LINE_END: Final = re.compile("\r\n|\r|\n")  # each of them ends a line of an event
 
 
 _LOG: Final = {
@@ -49,7 +52,8 @@ async def get_logs(
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
-    return PlainTextResponse(await engine.logs.text(activity_id, attempt=attempt))
+    pieces = engine.logs.pieces(activity_id, attempt=attempt)
+    return StreamingResponse((piece.text async for piece in pieces), media_type="text/plain")
 
 
 @router.get("/v1/logs", dependencies=[CanRead], response_model=None, responses=problems(400))
@@ -77,7 +81,12 @@ async def _events(engine: Engine, activity_id: str, after: int) -> AsyncIterator
         if piece is None:
             yield b": still here\n\n"
             continue
-        lines = b"".join(b"data: %b\n" % line.encode() for line in piece.text.split("\n")[:-1])
+        lines = b"".join(b"data: %b\n" % line.encode() for line in _lines(piece.text))
         yield b"id: %d\n%b\n" % (piece.position, lines)
     status = (await engine.activity(activity_id)).status
     yield b"event: end\ndata: %b\n\n" % msgspec.json.encode(status)
+
+
+def _lines(text: str) -> list[str]:
+    """What a reader of events takes for lines: one with a carriage return is several."""
+    return _LINE_END.split(text)[:-1]

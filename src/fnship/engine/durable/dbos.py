@@ -198,7 +198,9 @@ class DBOSDurable:
 
     async def _enqueue(self, key: str, delay: float) -> None:
         name = self._name(key)
-        timer = asyncio.get_running_loop().call_later(delay, self._wake, key)
+        # In the context of this run, the timer would keep all that DBOS knows of it in memory.
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(delay, self._wake, key, context=self._context)
         self._waiting[key] = _Wait(name, time.monotonic() + delay, timer)
         with SetWorkflowID(name), SetEnqueueOptions(delay_seconds=delay + _BEHIND):
             await DBOS.enqueue_workflow_async(_QUEUE, _workflow, key)

@@ -18,7 +18,7 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _FILE: Final = "logs"
 _AT_ONCE: Final = 200  # uploads that are read, or deleted, in one piece
-_SEARCHED_AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 4 * 2**20  # behind which no further upload is read in one piece
 _LOOK_AGAIN: Final = 15.0  # seconds after which a follower looks, whatever it was told
 
 
@@ -91,7 +91,7 @@ class LogStore:
             "attempt": attempt,
             "batch": batch,
             "levels": _levels(text),
-            "size": len(text),
+            "size": len(text.encode()),
             "created": self._clock(),
             "text": text,
         }
@@ -110,6 +110,7 @@ class LogStore:
                 "last": last[0],
                 "position": last[1],
                 "limit": _AT_ONCE,
+                "bytes": _BYTES_AT_ONCE,
             }
             if attempt is not None:
                 where.append("attempt = :attempt")
@@ -117,7 +118,7 @@ class LogStore:
             rows = await self._read("read", values, where)
             for row in rows:
                 yield Piece(row["position"], row["attempt"], row["text"])
-            if len(rows) < _AT_ONCE:
+            if not rows:
                 return
             last = rows[-1]["attempt"], rows[-1]["position"]
 
@@ -145,10 +146,12 @@ class LogStore:
             while True:
                 news.clear()
                 ended = await has_ended()
-                rows: Sequence[Row] = [None] * _AT_ONCE  # type: ignore[list-item]
-                while len(rows) == _AT_ONCE:
-                    values = {"activity_id": activity_id, "after": after, "limit": _AT_ONCE}
-                    rows = await self._read("follow", values)
+                values = {
+                    "activity_id": activity_id,
+                    "limit": _AT_ONCE,
+                    "bytes": _BYTES_AT_ONCE,
+                }
+                while rows := await self._read("follow", {**values, "after": after}):
                     for row in rows:
                         after = row["position"]
                         yield Piece(after, row["attempt"], row["text"])
@@ -192,7 +195,8 @@ class LogStore:
         values: dict[str, Any] = {
             "levels": wanted,
             "pattern": f"%{_escaped(text)}%",
-            "limit": _SEARCHED_AT_ONCE,
+            "limit": limit,
+            "bytes": _BYTES_AT_ONCE,
         }
         if activity_id is not None:
             where.append("activity_id = :activity_id")
@@ -200,7 +204,6 @@ class LogStore:
         if cursor is not None:
             where.append("position < :cursor")
             values["cursor"] = cursor
-        values["limit"] = limit
         rows = await self._read("search", values, where)
         found: list[Found] = []
         small = text.lower()
@@ -212,7 +215,8 @@ class LogStore:
             ]
             if len(found) >= limit:
                 return found, row["position"]
-        return found, rows[-1]["position"] if len(rows) == limit else None
+        more = rows and (rows[-1]["chosen"] == limit or rows[-1]["chosen"] > len(rows))
+        return found, rows[-1]["position"] if more else None
 
     def ended(self, activity_id: str) -> None:
         """Say that an activity has ended, to those who follow its log."""
