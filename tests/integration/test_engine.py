@@ -19,7 +19,7 @@ from server_process import ServerProcess, serving, until
 
 from fnship import contract
 from fnship.engine.engine import Engine, Submission
-from fnship.engine.model import Activity, Function, Scope, Source, Status
+from fnship.engine.model import Activity, Function, RetryPolicy, Scope, Source, Status
 from fnship.engine.stores.activities import ActivityQuery
 from fnship.errors import AlreadyThere, InvalidRequest, KeyReused, Missing, UsageError
 
@@ -37,7 +37,8 @@ async def handle(logger, request):
     logger.info("attempt %s of %s", me.attempt, request.get("do"))
     what = request.get("do")
     if what == "again" and "previous" not in request:
-        raise fnship.ExecuteAgain("one more", page=2, retry_after=0.05)
+        more = {} if "slowly" in request else {"retry_after": 0.05}
+        raise fnship.ExecuteAgain("one more", page=2, **more)
     if what == "again":
         return {"previous": request["previous"], "attempt": me.attempt}
     if what == "fail":
@@ -335,6 +336,30 @@ def test_what_was_accepted_goes_on_after_a_restart(tmp_path: Path) -> None:
                 await register(engine, "f", url(server))
                 for each in ids:
                     assert (await engine.wait(each, PATIENCE)).status is Status.SUCCEEDED
+
+    run(main)
+
+
+def test_one_that_waits_is_not_woken_early_by_a_restart(
+    tmp_path: Path, server: ServerProcess
+) -> None:
+    async def main() -> None:
+        slow = RetryPolicy(again_delay=1.5)
+        async with running(tmp_path) as engine:
+            await register(engine, "f", url(server), retry=slow)
+            again = Submission(function="f", payload=b'{"do": "again", "slowly": true}')
+            waiting = (await engine.submit(again)).activity.id
+            while (await engine.activity(waiting)).status is not Status.WAITING:
+                await asyncio.sleep(0.01)
+            due = (await engine.activity(waiting)).due
+            # What is left when the engine dies between its own note and that of the durable layer.
+            await engine._durable.cancel(waiting)
+        async with running(tmp_path) as engine:
+            activity = await engine.wait(waiting, PATIENCE)
+            assert activity.status is Status.SUCCEEDED
+            assert activity.started is not None
+            assert due is not None
+            assert due <= activity.started < due + 3
 
     run(main)
 

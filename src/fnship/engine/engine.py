@@ -288,7 +288,7 @@ class Engine:
             return activity
         activity = await self._activities.cancel(activity_id, time.time(), _CANCELLED)
         await self._durable.cancel(activity_id)
-        self._workflow.give_place_back(activity_id)
+        self._workflow.give_up(activity_id)
         self._has_ended(activity)
         return activity
 

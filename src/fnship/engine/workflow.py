@@ -43,13 +43,15 @@ class Workflow:
         self._lanes = lanes
         self._ended = ended
         self._places: dict[str, str] = {}
+        self._resting: set[str] = set()  # activities that this process lets wait
 
     def take_place(self, activity_id: str, function: str) -> None:
         """Say that the next run of an activity has its place in the lanes already."""
         self._places[activity_id] = function
 
-    def give_place_back(self, activity_id: str) -> None:
-        """Say that there will be no such run."""
+    def give_up(self, activity_id: str) -> None:
+        """Say that there will be no further run of an activity."""
+        self._resting.discard(activity_id)
         function = self._places.pop(activity_id, None)
         if function is not None:
             self._lanes.leave(function)
@@ -68,6 +70,10 @@ class Workflow:
                 return None
             if activity.status.final:
                 return None
+            if activity_id in self._resting:
+                self._resting.discard(activity_id)  # it has waited, whatever the wall clock says
+            elif (left := _left(activity)) > 0:
+                return Again(left)
             function = await self._function(activity)
             if place is None:
                 await self._lanes.turn(activity.function, function.concurrency if function else 1)
@@ -127,6 +133,7 @@ class Workflow:
         if not await asyncio.shield(self._store.record(after)):
             return None
         if after.status is Status.WAITING:
+            self._resting.add(after.id)
             return Again(delay)
         self._ended(after)
         return None
@@ -136,6 +143,17 @@ class Workflow:
             return await self._functions.get(activity.function)
         except Missing:
             return None
+
+
+def _left(activity: Activity) -> float:
+    """Seconds that an activity still has to wait; asked after a restart alone.
+
+    It is never more than there was to wait at first, however far the clock was set back.
+    """
+    if activity.status is not Status.WAITING or activity.due is None:
+        return 0.0
+    longest = activity.due - (activity.started or activity.created)
+    return min(activity.due - time.time(), longest)
 
 
 def _gone(activity: Activity) -> Activity:
