@@ -346,6 +346,20 @@ def test_a_worker_that_no_signal_reaches_stops_all_the_same(tmp_path: Path, kind
         assert (tmp_path / "stopped").exists()
 
 
+@pytest.mark.parametrize("kind", [each for each in OURS if "two" in each])
+def test_a_signal_that_ends_nothing_cuts_nothing_off(tmp_path: Path, kind: str) -> None:
+    with served(kind, tmp_path, FILES, "wait") as server, in_flight(server, "one") as call:
+        server.signal(signal.SIGTERM)
+        until_nobody_listens(server)
+        time.sleep(1.2)  # then a second signal would be taken for "now"
+        server.signal(signal.SIGWINCH)  # such as of a terminal that changes its size
+        time.sleep(0.3)
+        assert not call.done()
+        (tmp_path / "one.gate").touch()
+        assert call.result(30).status == 200
+        assert server.wait() == 0
+
+
 @pytest.mark.parametrize("kind", ["flask", "fastapi"])
 def test_a_request_that_has_begun_to_arrive_is_answered(tmp_path: Path, kind: str) -> None:
     with (

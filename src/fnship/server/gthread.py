@@ -251,7 +251,9 @@ class ForkedWorker(_Worker):
         while self.alive and not background.is_started and self.is_parent_alive():
             time.sleep(_POLL)
         looks = int(WAIT_FOR_FIRST / _POLL)
-        while self.alive and looks and not self.app.serving.first_is_done():
+        while (
+            self.alive and looks and not self.app.serving.first_is_done() and self.is_parent_alive()
+        ):
             looks -= 1
             time.sleep(_POLL)
 

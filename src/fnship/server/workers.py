@@ -32,6 +32,7 @@ _DEATHS_AT_START: Final = 5  # workers in a row that end before they serve, unti
 FIRST: Final = 1  # what gunicorn numbers the first worker
 _PAUSE_FIRST: Final = 0.05  # seconds before another worker takes the place of one of those
 _PAUSE_LONGEST: Final = 5.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _NO_OPTIONS: Final = MappingProxyType[str, Any]({})
 
 
@@ -226,11 +227,11 @@ class _Master(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         self.log.error_log.addFilter(_without_boot_errors)
 
     def signal(self, sig: int, frame: FrameType | None) -> None:
-        """Queue a signal; while the workers are stopped, pass another one on to them."""
-        if self._stopping:
-            self.kill_workers(signal.SIGTERM)
-        else:
+        """Queue a signal; while the workers are stopped, pass one that ends them on to them."""
+        if not self._stopping:
             super().signal(sig, frame)
+        elif sig in _ENDING:
+            self.kill_workers(signal.SIGTERM)
 
     def kill_workers(self, sig: int) -> None:
         """Send all workers a signal that ends them."""
@@ -344,7 +345,7 @@ class FunctionWorker(UvicornWorker):  # type: ignore[misc] # not typed
 
 def _forget_handlers(master: int) -> None:
     if os.getppid() == master:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -25,7 +25,7 @@ _BUSY: Final = 30_000  # ms that one waits for a lock that another process holds
 _TOGETHER: Final = 200  # pieces of work that share one commit at most
 _READERS: Final = 4  # threads that read
 _CLOSED: Final = "the database is closed"
-_CACHE: Final = -8192  # KiB of pages that a connection keeps, negative as SQLite wants it
+_CACHE: Final = -2048  # KiB of pages that a connection keeps, negative as SQLite wants it
 
 
 class Session:

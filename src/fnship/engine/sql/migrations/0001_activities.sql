@@ -28,13 +28,14 @@ CREATE TABLE activities (
     replay_of TEXT,
     replayed_by TEXT
 );
-CREATE INDEX activities_by_function ON activities (function, status, position);
+CREATE INDEX activities_by_function ON activities (function, position);
+CREATE INDEX activities_by_function_and_status ON activities (function, status, position);
 CREATE INDEX activities_by_status ON activities (status, position);
-CREATE INDEX activities_by_scope ON activities (
-    organization_id, project_id, environment_id, position
-);
+CREATE INDEX activities_by_organization ON activities (organization_id, position);
+CREATE INDEX activities_by_project ON activities (project_id, position);
+CREATE INDEX activities_by_environment ON activities (environment_id, position);
 CREATE INDEX activities_unfinished ON activities (position) WHERE ended IS NULL;
-CREATE INDEX activities_dead ON activities (position)
+CREATE INDEX activities_dead ON activities (status, position)
     WHERE status = 'failed' AND replayed_by IS NULL;
 CREATE INDEX activities_by_end ON activities (ended) WHERE ended IS NOT NULL;
 
