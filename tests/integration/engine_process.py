@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fnship.engine.auth import Authority
-from fnship.engine.engine import Engine, Submission
+from fnship.engine.engine import Engine
 from fnship.engine.model import Activity, Function, RetryPolicy, Source
 from fnship.engine.options import EngineOptions
 from fnship.engine.server import EngineServer
+from fnship.engine.submission import Submission
 
 QUICK = RetryPolicy(first_delay=0.05, max_delay=0.2, again_delay=0.05, max_attempts=4)
 TOKEN = "the-main-token"

@@ -18,9 +18,10 @@ from engine_process import PATIENCE, QUICK, invoke, register, run, running
 from server_process import ServerProcess, serving, until
 
 from fnship import contract
-from fnship.engine.engine import Engine, Submission
+from fnship.engine.engine import Engine
 from fnship.engine.model import Activity, Function, RetryPolicy, Scope, Source, Status
 from fnship.engine.stores.activities import ActivityQuery
+from fnship.engine.submission import Submission
 from fnship.errors import AlreadyThere, InvalidRequest, KeyReused, Missing, UsageError
 
 HANDLER = """

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -24,7 +22,7 @@ from fnship.engine.durable.dbos import DBOSDurable
 from fnship.engine.invoker import Invoker
 from fnship.engine.lanes import Lanes
 from fnship.engine.live import LiveAttempts
-from fnship.engine.model import Activity, Event, Function, Outcome, Scope, Status
+from fnship.engine.model import Activity, Function, Outcome, Status
 from fnship.engine.options import EngineOptions
 from fnship.engine.runners.registry import Runners
 from fnship.engine.sql.database import Database
@@ -32,68 +30,19 @@ from fnship.engine.stores.activities import ActivityQuery, ActivityStore, Page
 from fnship.engine.stores.functions import FunctionStore
 from fnship.engine.stores.logs import LogStore
 from fnship.engine.stores.state import StateStore
+from fnship.engine.submission import Submission, Submitted, check
 from fnship.engine.tokens import Tokens
 from fnship.engine.workflow import Workflow
-from fnship.errors import (
-    AlreadyThere,
-    EngineError,
-    InvalidRequest,
-    MalformedJSON,
-    Missing,
-    Overloaded,
-    QuotaExceeded,
-)
-from fnship.function import codec
+from fnship.errors import AlreadyThere, EngineError, Missing, Overloaded
 
-__all__ = ["Engine", "Submission", "Submitted"]
+__all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~@+-]{0,199}")
-_TEXT: Final = re.compile(r"[\x20-\x7e]{1,255}")  # what a header can carry
 _CANCELLED: Final = "it was cancelled"
 _PURGE_EVERY: Final = 60.0  # seconds
 _PURGE_AT_ONCE: Final = 200
 _RETRY_HANDOVER: Final = 1.0  # seconds after which an activity is handed over again
-
-
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asks the engine to run.
-
-    Attributes:
-        function: The function's name.
-        payload: A JSON object.
-        id: What the activity is to be known by; made where it is None.
-        idempotency_key: Given again, it means the same activity.
-        scope: Whose activity it is.
-        event: What caused it.
-        callback: Where the outcome is sent.
-        durable: Whether it is to survive a crash of the engine.
-        replay_of: The activity that it does again.
-    """
-
-    function: str
-    payload: bytes = b"{}"
-    id: str | None = None
-    idempotency_key: str | None = None
-    scope: Scope = Scope()
-    event: Event = Event()
-    callback: str | None = None
-    durable: bool = True
-    replay_of: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """What became of a submission.
-
-    Attributes:
-        activity: The activity, new or not.
-        created: Whether it is new.
-    """
-
-    activity: Activity
-    created: bool
 
 
 class Engine:
@@ -207,7 +156,9 @@ class Engine:
         if self._closing:
             raise Overloaded("the engine is stopping")
         function = await self.functions.get(submission.function)
-        self._check(submission)
+        check(submission, self.options.max_payload)
+        if submission.callback is not None:
+            self._addresses.check_url(submission.callback)
         activity = Activity(
             id=submission.id or uuid.uuid4().hex,
             function=function.name,
@@ -360,36 +311,6 @@ class Engine:
         """
         await self.functions.delete(name)
         await self._runners.forget(name)
-
-    def _check(self, submission: Submission) -> None:
-        limit = self.options.max_payload
-        if len(submission.payload) > limit:
-            raise QuotaExceeded(
-                f"the payload has {len(submission.payload)} bytes; {limit} are allowed"
-            )
-        try:
-            payload = codec.decode(submission.payload)
-        except MalformedJSON as exc:
-            raise InvalidRequest(f"the payload is not valid: {exc}") from exc
-        if not isinstance(payload, dict):
-            raise InvalidRequest("the payload is not valid: it must be a JSON object")
-        if submission.id is not None and not _ID.fullmatch(submission.id):
-            raise InvalidRequest(
-                f"the activity id {submission.id[:40]!r} is not valid: expected 1 to 200 letters, "
-                "digits and . _ : ~ @ + - with a letter or digit first"
-            )
-        texts = {
-            "the Idempotency-Key": submission.idempotency_key,
-            **{f"the scope's {k}": v for k, v in msgspec.structs.asdict(submission.scope).items()},
-            **{f"the event's {k}": v for k, v in msgspec.structs.asdict(submission.event).items()},
-        }
-        for name, value in texts.items():
-            if value is not None and not _TEXT.fullmatch(value):
-                raise InvalidRequest(
-                    f"{name} is not valid: expected 1 to 255 visible ASCII characters"
-                )
-        if submission.callback is not None:
-            self._addresses.check_url(submission.callback)
 
     async def _hand_over(self, activity_id: str, name: str) -> None:
         """Give an activity to the durable layer as soon as its function has room for it."""

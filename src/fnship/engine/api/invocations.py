@@ -16,8 +16,9 @@ from fnship.engine.api.schemas import answer
 from fnship.engine.api.waiting import Waits
 from fnship.engine.auth import Role
 from fnship.engine.document import activity_document
-from fnship.engine.engine import Engine, Submission
+from fnship.engine.engine import Engine
 from fnship.engine.model import DEFAULT_ID, Event, Scope
+from fnship.engine.submission import Submission
 from fnship.errors import InvalidRequest, QuotaExceeded
 
 __all__ = ["DESCRIPTION", "PATH", "route"]
