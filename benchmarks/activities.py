@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -41,6 +42,7 @@ _SEQUENTIAL: Final = 300
 _TEMPORAL: Final = 150  # workflows
 _LINES: Final = 500  # lines of a batch
 _PAST: Final = 1_000_000
+_LOOKS: Final = 200  # of each kind, over either store
 _MIB: Final = 2**20
 _SUBJECT: Final = Path(__file__).with_name("subjects") / "temporal_worker.py"
 _LINE: Final = (
@@ -131,11 +133,12 @@ async def _measure(
                     f"compare-and-set {measured.sets[-1]:,.0f}/s"
                 )
             measured.memory = _pss(engine.process.pid)
-        with _engine(folder / "empty") as engine:
-            measured.empty = await _api_times(_API(session, engine), function)
-        _fill(folder / "empty" / "engine.sqlite")
-        with _engine(folder / "empty") as engine:
-            measured.full = await _api_times(_API(session, engine), function)
+        for name in ("empty", "full"):
+            with _engine(folder / name) as engine:
+                await _first(_API(session, engine), function)
+        _fill(folder / "full" / "engine.sqlite")
+        with _engine(folder / "empty") as empty, _engine(folder / "full") as full:
+            await _api_times(_API(session, empty), _API(session, full), measured)
 
 
 class _Engine:
@@ -172,11 +175,18 @@ class _API:
         await self.call("PUT", f"/v1/functions/{name}", body)
 
     async def invoke(
-        self, *, wait: bool = True, ephemeral: bool = False, payload: bytes = _PAYLOAD
+        self,
+        *,
+        wait: bool = True,
+        ephemeral: bool = False,
+        payload: bytes = _PAYLOAD,
+        id_: str | None = None,
     ) -> Any:
         prefer = ["wait=30"] if wait else []
         prefer += ["durability=ephemeral"] if ephemeral else []
         headers = {"Prefer": ", ".join(prefer)} if prefer else {}
+        if id_ is not None:
+            headers[contract.ACTIVITY_ID] = id_
         return await self.call("POST", "/v1/functions/f/invocations", payload, headers)
 
     async def call(
@@ -306,27 +316,50 @@ async def _set_rate(api: _API, seconds: float) -> float:
     return rate
 
 
-async def _api_times(api: _API, function: str) -> dict[str, float]:
-    """The median seconds of calls that look, over a store as it is."""
+async def _first(api: _API, function: str) -> None:
+    """Two activities, which are all that an empty store has."""
     await api.register("f", function, 256)
-    finished = await api.invoke()
+    await api.invoke(id_="finished")
     await api.invoke(payload=b'{"name": "Bob"}')
-    times = {}
+
+
+async def _api_times(empty: _API, full: _API, measured: Measured) -> None:
+    """The median seconds of calls, over both stores in turn."""
+    now = urllib.parse.quote(dt.datetime.now(dt.UTC).isoformat())
+    scope = "organization_id=default&project_id=default"
     for what, path in (
         ("list", "/v1/activities?limit=2"),
         ("list of a function", "/v1/activities?function=f&limit=2"),
         ("list by status", "/v1/activities?status=succeeded&limit=2"),
         ("list of a function by status", "/v1/activities?function=f&status=succeeded&limit=2"),
-        ("list of a project", "/v1/activities?organization_id=default&project_id=default&limit=2"),
+        ("list of a project", f"/v1/activities?{scope}&limit=2"),
+        ("list of a project by status", f"/v1/activities?{scope}&status=succeeded&limit=2"),
+        ("list by status, none", "/v1/activities?organization_id=default&status=waiting&limit=2"),
+        ("list of an hour", f"/v1/activities?created_before={now}&limit=2"),
+        ("list since now", f"/v1/activities?created_after={now}&limit=2"),
         ("dead letters", "/v1/activities?dead=true&limit=2"),
-        ("one activity", f"/v1/activities/{finished['id']}"),
+        ("dead letters of a project", f"/v1/activities?dead=true&{scope}&limit=2"),
+        ("log lines by text", "/v1/logs?text=nowhere&limit=2"),
+        ("log lines by level", "/v1/logs?level=error&limit=2"),
+        ("one activity", "/v1/activities/finished"),
         ("functions", "/v1/functions"),
     ):
-        took = [await _seconds(lambda path=path: api.call("GET", path)) for _ in range(60)]
-        times[what] = median(took[10:])
-    took = [await _seconds(api.invoke) for _ in range(60)]
-    times["a durable invocation"] = median(took[10:])
-    return times
+        await _in_turn(what, lambda api, path=path: api.call("GET", path), empty, full, measured)
+    await _in_turn("a durable invocation", lambda api: api.invoke(), empty, full, measured)
+
+
+async def _in_turn(
+    what: str,
+    act: Callable[[_API], Awaitable[object]],
+    empty: _API,
+    full: _API,
+    measured: Measured,
+) -> None:
+    took: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_LOOKS + 10):
+        for api, times in zip((empty, full), took, strict=True):
+            times.append(await _seconds(lambda api=api: act(api)))  # type: ignore[misc]
+    measured.empty[what], measured.full[what] = (median(times[10:]) for times in took)
 
 
 def _fill(database: Path) -> None:
@@ -336,7 +369,7 @@ def _fill(database: Path) -> None:
         columns = [
             row[1]
             for row in connection.execute("PRAGMA table_info(activities)")
-            if row[1] not in ("position", "id", "function", "status")
+            if row[1] not in ("position", "id", "function", "status", "created")
         ]
         names = ", ".join(columns)
         # Older than what is there, so that a first page holds the same as over an empty store.
@@ -345,13 +378,24 @@ def _fill(database: Path) -> None:
             WITH RECURSIVE past(n) AS (
                 SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < {_PAST}
             )
-            INSERT INTO activities (position, id, function, status, {names})
+            INSERT INTO activities (position, id, function, status, created, {names})
             SELECT -past.n, 'past-' || past.n, 'g' || (past.n % 10),
-                CASE past.n % 20 WHEN 0 THEN 'failed' ELSE 'succeeded' END, {names}
-            FROM past, (SELECT {names} FROM activities LIMIT 1)
+                CASE past.n % 20 WHEN 0 THEN 'failed' ELSE 'succeeded' END, created - past.n,
+                {names}
+            FROM past, (SELECT created, {names} FROM activities LIMIT 1)
             """
         )
         connection.execute("UPDATE activities SET replayed_by = 'x' WHERE status = 'failed'")
+        connection.execute(
+            f"""
+            WITH RECURSIVE past(n) AS (
+                SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < {_PAST}
+            )
+            INSERT INTO logs (position, activity_id, attempt, batch, levels, size, created, text)
+            SELECT -past.n, 'past-' || past.n, 1, '1-1', 2, length(?), 0, ? FROM past
+            """,
+            (_LINE.format(0), _LINE.format(0)),
+        )
         connection.commit()
 
 

@@ -70,6 +70,7 @@ def play(engine: subprocess.Popen[bytes], function: Path, log: Path, *, once: bo
         print("\nThat is all of it. Without ONCE=1 it stays up, for you to call.")
         return 0
     print("\nIt stays up. Try, in another terminal:\n")
+    print(f"    export PATH={Path(sys.executable).parent}:$PATH")
     print(f"    export FNSHIP_DATA={os.environ['FNSHIP_DATA']}")
     print(f'    fnship {" ".join(invoke)} \'{{"order": "o-4", "items": ["tea"]}}\'')
     print("    fnship activities replay --dead\n")

@@ -42,6 +42,7 @@ ACTIVITY_ATTEMPT: Final = "X-Activity-Attempt"
 ACTIVITY_DEADLINE: Final = "X-Activity-Deadline"
 TIMEOUT: Final = "X-Timeout"
 LOG_BATCH: Final = "X-Log-Batch"
+LOG_BATCH_ENDPOINT: Final = "X-Log-Batch-Endpoint"
 
 # Where a caller wants to be told how its activity ended, and the headers of that callback.
 CALLBACK_URL: Final = "X-Callback-Url"

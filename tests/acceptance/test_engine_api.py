@@ -5,29 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
+import socket
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import urllib3
-from engine_command import EngineCommand, Function, engine_command, function, until
+from engine_command import EngineCommand, Function, until
 
 VERBATIM = (
     b'{"big": 123456789012345678901234567890, "price": 1.50, "tiny": 1e-7, "text": "\\u00e9"}'
 )
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineCommand]:
-    with engine_command(tmp_path_factory.mktemp("engine") / "data") as engine:
-        yield engine
-
-
-@pytest.fixture
-def called() -> Iterator[Function]:
-    with function() as called:
-        yield called
 
 
 @pytest.fixture
@@ -65,9 +53,10 @@ def test_a_function_is_registered_changed_and_removed(engine, called):
 @pytest.mark.parametrize(
     ("name", "body", "said"),
     [
-        ("ok", {}, "either url or folder"),
-        ("ok", {"url": "http://127.0.0.1:1", "folder": "/tmp"}, "either url or folder"),
-        ("ok", {"image": "hello:1"}, "images"),
+        ("ok", {}, "one of url, folder and image"),
+        ("ok", {"url": "http://127.0.0.1:1", "folder": "/tmp"}, "one of url, folder and image"),
+        ("ok", {"image": "Hello:1"}, "in lower case, hello:1"),
+        ("ok", {"url": "http://127.0.0.1:1", "memory": "1g"}, "memory can be said of an image"),
         ("ok", {"url": "ftp://127.0.0.1"}, "is no URL"),
         ("ok", {"url": "http://169.254.169.254/"}, "link-local"),
         ("ok", {"folder": "/nowhere/at/all"}, "/nowhere/at/all"),
@@ -154,6 +143,19 @@ def test_a_failed_activity_says_how(engine, name):
     assert (done.json["status"], done.json["result"]) == ("failed", None)
     error = done.json["error"]
     assert (error["error_code"], error["message"], error["data"]) == (4, "not there", {"a": 1.5})
+
+
+@pytest.mark.parametrize("what", ["answer", "half"])
+@pytest.mark.parametrize("prefer", ["wait=20", "wait=20, durability=ephemeral"])
+def test_a_dropped_answer_is_a_second_attempt_and_one_outcome(engine, called, what, prefer):
+    engine.put("dropping", called.url, retry={"first_delay": 0.05})
+    payload = {"drop": what}
+    answer = engine.call("POST", "/v1/functions/dropping/invocations", payload, {"Prefer": prefer})
+    assert answer.status == 200, answer.json
+    assert (answer.json["status"], answer.json["result"]) == ("succeeded", payload)
+    made = [attempt for name, attempt in called.attempts if name == answer.json["id"]]
+    assert made == ["1", "2"]
+    assert answer.json["attempts"] == 2
 
 
 @pytest.mark.parametrize("header", ["X-Activity-ID", "Idempotency-Key"])
@@ -441,3 +443,30 @@ def test_tokens_reach_no_output(engine):
 def test_the_files_with_secrets_are_the_owners_alone(engine):
     for each in ("token", "secret", "lock"):
         assert (Path(engine.data) / each).stat().st_mode & 0o077 == 0
+
+
+# What is no request, or too much of one
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /v1/functions HTTP/1.1\r\nX-Long: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /v1/functions HTTP/1.1\r\n" + b"X-One: 12345678\r\n" * 5_000 + b"\r\n", 431),
+        (b"GET /v1/functions HTTP/1.1\r\nX-Endless: " + b"a" * 90_000, 431),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+def test_what_cannot_be_read(engine, sent, status):
+    host, _, port = engine.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == status
+    assert engine.call("GET", "/v1/functions").status == 200

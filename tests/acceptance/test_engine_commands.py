@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.server
 import json
 import re
+import shutil
 import signal
 import socket
 import stat
+import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_process import fnship
 from engine_command import EngineCommand, Function, engine_command, function, until
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineCommand]:
-    with engine_command(tmp_path_factory.mktemp("engine") / "data") as engine:
-        yield engine
-
-
-@pytest.fixture
-def called() -> Iterator[Function]:
-    with function() as called:
-        yield called
 
 
 @pytest.fixture
@@ -76,11 +67,71 @@ def test_it_keeps_its_token_and_its_functions(tmp_path):
         assert second.call("GET", "/v1/functions/kept").status == 200
 
 
+def test_its_limits_can_be_set(tmp_path):
+    limits = ("--max-payload", 100, "--concurrency", 1)
+    with function() as called, engine_command(tmp_path / "data", *limits) as engine:
+        for name in ("one", "other"):
+            engine.put(name, called.url)
+        too_large = {"text": "x" * 100}
+        answer = engine.call("POST", "/v1/functions/one/invocations", too_large)
+        answer.assert_problem(413, "100")
+        waiting = {"wait": True}
+        for name in ("one", "other"):
+            assert engine.call("POST", f"/v1/functions/{name}/invocations", waiting).status == 202
+        until(lambda: called.calls == 1)
+        listed = engine.call("GET", "/v1/activities").json["items"]
+        assert sorted(each["status"] for each in listed) == ["queued", "running"]
+        called.gate.set()
+        until(lambda: called.calls == 2)
+
+
 def test_a_port_that_is_taken(engine, tmp_path):
     port = engine.url.rpartition(":")[2]
     ended = fnship("engine", "serve", "--port", port, "--data", tmp_path / "x", cwd=tmp_path)
     ended.assert_mistake(rf"port {port} on 127.0.0.1 is in use .* another with --port$")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_port_for_functions_that_is_taken(engine, tmp_path):
+    taken = engine.url.removeprefix("http://")
+    options = ("--port", 0, "--data", tmp_path / "x", "--functions-address", taken)
+    ended = fnship("engine", "serve", *options, cwd=tmp_path)
+    ended.assert_mistake(r"is in use .* another with --functions-address$")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_engine_on_every_address_is_found_on_this_machine(tmp_path, host):
+    if host == "::" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with engine_command(tmp_path / "data", "--host", host) as engine:
+        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}[host]
+        port = engine.url.rpartition(":")[2]
+        assert (tmp_path / "data" / "url").read_text() == f"http://{local}:{port}\n"
+        assert engine.fnship("functions", "list", cwd=tmp_path).status == 0
+        for name in ("127.0.0.1", "localhost"):
+            put = ("functions", "put", "f", "--url", f"http://{name}:{port}")
+            engine.fnship(*put, cwd=tmp_path).assert_mistake(rf"this engine itself.*--allow {name}")
+        elsewhere = ("functions", "put", "f", "--url", f"http://192.0.2.1:{port}")
+        assert engine.fnship(*elsewhere, cwd=tmp_path).status == 0
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of an engine that was stopped."""
+    data = tmp_path_factory.mktemp("stopped") / "data"
+    with engine_command(data):
+        pass
+    return data
+
+
+@pytest.mark.parametrize("begin", [0, 4096])
+@pytest.mark.parametrize("file", ["engine.sqlite", "durable.sqlite"])
+def test_a_file_that_is_damaged(left, tmp_path, file, begin):
+    data = shutil.copytree(left, tmp_path / "data")
+    whole = (data / file).read_bytes()
+    (data / file).write_bytes(whole[:begin] + b"damaged!" * ((len(whole) - begin) // 8))
+    ended = fnship("engine", "serve", "--port", 0, "--data", data, cwd=tmp_path)
+    ended.assert_mistake(rf"{file} cannot be opened")
 
 
 def test_a_data_folder_that_is_in_use(engine, tmp_path):
@@ -93,7 +144,12 @@ def test_a_data_folder_that_is_in_use(engine, tmp_path):
     ("options", "said"),
     [
         (["--port", "70000"], "--port"),
-        (["--host", "256.0.0.1"], "is no address of this machine"),
+        (["--host", "256.0.0.1"], "--host '256.0.0.1' is no address of this machine"),
+        (["--host", "192.0.2.1"], "--host '192.0.2.1' is no address of this machine"),
+        (
+            ["--functions-address", "192.0.2.1:1"],
+            "--functions-address '192.0.2.1' is no address of this machine",
+        ),
         (["--data", "file"], "the data folder file cannot be used"),
         (["--advertise-url", "here"], "'here' is no URL"),
         (["--functions-address", "8701"], "--functions-address '8701' is no address such as"),
@@ -241,8 +297,19 @@ def test_a_token_with_a_role_is_made_listed_and_revoked(engine, tmp_path):
     listed = engine.fnship("engine", "tokens", cwd=tmp_path)
     assert re.search(rf"^{token_id} +read +ci ", listed.stdout, re.MULTILINE)
     assert token not in listed.stdout
-    assert engine.fnship("engine", "revoke", token_id, cwd=tmp_path).status == 0
+    revoked = engine.fnship("engine", "revoke", token_id, "--json", cwd=tmp_path)
+    assert revoked.json == {"deleted": token_id}
     fnship("functions", "list", cwd=tmp_path, env=read).assert_mistake("revoked")
+
+
+def test_the_key_of_callbacks_is_for_administrators(engine, tmp_path):
+    shown = engine.fnship("engine", "callback-key", cwd=tmp_path)
+    assert (shown.status, shown.stderr) == (0, "")
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", shown.stdout)
+    told = engine.fnship("engine", "callback-key", "--json", cwd=tmp_path)
+    assert json.loads(told.stdout) == {"key": shown.stdout.strip()}
+    made = engine.call("POST", "/v1/tokens", {"role": "invoke"}).json["token"]
+    engine.call("GET", "/v1/callbacks/key", token=made).assert_problem(403, "admin")
 
 
 def test_the_kept_token_is_sent_to_this_machine_alone(engine, tmp_path):
@@ -285,14 +352,15 @@ def test_functions_are_shown(engine, name, called, tmp_path):
         cwd=tmp_path,
     ).json
     assert (changed["timeout"], changed["concurrency"], changed["retry"]["jitter"]) == (90.0, 2, 0)
-    assert engine.fnship("functions", "delete", name, cwd=tmp_path).status == 0
+    deleted = engine.fnship("functions", "delete", name, "--json", cwd=tmp_path)
+    assert (deleted.json, deleted.stderr) == ({"deleted": name}, "")
     engine.fnship("functions", "get", name, cwd=tmp_path).assert_mistake(f"no function '{name}'")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "either --url or --folder"),
+        ([], "one of --url, --folder and --image"),
         (["--url", "x"], "'x' is no URL"),
         (["--url", "http://169.254.169.254"], "link-local"),
         (["--folder", "."], "function"),
@@ -333,6 +401,19 @@ def test_the_status_of_a_failed_activity_is_its_error_code(engine, name, tmp_pat
     assert (done.status, done.stdout) == (14, "")
     assert "fnship: not there\n" in done.stderr
     assert 'fnship: its data: {"a": 1}\n' in done.stderr
+
+
+def test_a_wait_is_applied_as_far_as_it_goes(engine, name):
+    where = f"/v1/functions/{name}/invocations"
+    for wanted, applied in ((100000, 3600), (3600, 3600), (7, 7)):
+        done = engine.call("POST", where, {}, {"Prefer": f"wait={wanted}"})
+        assert done.headers["Preference-Applied"] == f"wait={applied}"
+
+
+@pytest.mark.parametrize("wait", ["0.5s", "0.5", "500ms", "1"])
+def test_a_wait_is_any_duration(engine, name, tmp_path, wait):
+    done = engine.fnship("activities", "invoke", name, "--wait", wait, cwd=tmp_path)
+    assert (done.status, done.stdout) == (0, "{}\n")
 
 
 def test_an_activity_is_invoked_listed_and_cancelled(engine, name, tmp_path):
@@ -386,12 +467,63 @@ def test_dead_letters_are_listed_and_replayed(engine, name, tmp_path):
         (["activities", "invoke", "f", "--data", "{"], "--data is not JSON"),
         (["activities", "invoke", "f", "--wait", "0"], "--wait '0' is no duration"),
         (["activities", "invoke", "f", "--callback", "x"], "'x' is no URL"),
+        (["activities", "invoke", "f", "--wait", "."], "--wait '.' is no duration"),
+        (["activities", "invoke", "f", "--wait", "-1s"], "--wait '-1s' is no duration"),
+        (["state", "set", "k", "1", "--ttl", "soon"], "--ttl 'soon' is no duration"),
+        (["state", "set", "k", "1", "--ttl", "0"], "--ttl '0' is no duration"),
+        (["state", "set", "k", "1", "--version", 2**60], "^fnship: error: version: "),
         (["engine", "token", "--role", "king"], "--role"),
         (["engine", "revoke", "none"], "there is no token 'none'"),
     ],
 )
 def test_a_request_that_is_refused_is_one_line(engine, tmp_path, arguments, said):
     engine.fnship(*arguments, cwd=tmp_path).assert_mistake(said)
+
+
+def test_a_data_folder_without_an_engine(engine, tmp_path):
+    folder = tmp_path / "hello"
+    (folder / ".fnship").mkdir(parents=True)
+    ended = engine.fnship("activities", "list", "--data", folder, cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (3, "")
+    assert f"no engine runs on the data folder {folder}. Start one with:" in ended.stderr
+    (folder / ".fnship" / "url").write_text(engine.url)
+    ended = engine.fnship("activities", "list", "--data", folder, cwd=tmp_path)
+    assert ended.status == 3
+    assert f"but one does on {folder / '.fnship'}: name that" in ended.stderr
+
+
+def test_a_token_that_is_refused_says_where_it_is_from(engine, tmp_path):
+    env = {"FNSHIP_DATA": str(engine.data)}
+    wrong = "wrong-token-wrong-token"
+    ended = fnship("activities", "list", cwd=tmp_path, env={**env, "FNSHIP_TOKEN": wrong})
+    assert ended.status == 2
+    assert "It is what FNSHIP_TOKEN says, which goes before" in ended.stderr
+    assert wrong not in ended.stderr
+
+
+def test_who_has_waited_in_vain_learns_why(engine, tmp_path):
+    engine.fnship(
+        *("functions", "put", "away", "--url", "http://127.0.0.1:9", "--max-attempts", 9),
+        cwd=tmp_path,
+    )
+    ended = engine.fnship("activities", "invoke", "away", "--wait", "1", cwd=tmp_path)
+    assert ended.status == 1
+    assert "its last attempt: cannot connect to http://127.0.0.1:9" in ended.stderr
+    assert "its next attempt is due at 2" in ended.stderr
+    said = "".join(engine.said)
+    assert f"fnship: activity {ended.stdout.strip()} of away, attempt 1: cannot connect" in said
+    engine.call("POST", f"/v1/activities/{ended.stdout.strip()}/cancel")
+
+
+def test_a_second_signal_cuts_off_what_is_in_flight(tmp_path):
+    with function() as called, engine_command(tmp_path / "data", "--grace", "1h") as engine:
+        engine.put("slow", called.url)
+        engine.call("POST", "/v1/functions/slow/invocations", {"wait": True})
+        until(lambda: called.calls == 1)
+        engine.process.send_signal(signal.SIGINT)
+        until(lambda: any("a second signal cuts them off" in each for each in engine.said))
+        assert engine.end() == 0
+        assert "Traceback" not in "".join(engine.said)
 
 
 def test_no_engine(tmp_path):
@@ -401,8 +533,58 @@ def test_no_engine(tmp_path):
     ended.assert_mistake("no engine answers at http://127.0.0.1:9. Start one with: fnship", 3)
 
 
-def test_something_that_is_no_engine(tmp_path):
-    with function() as other:
-        ended = fnship("activities", "replay", "x", "--engine", other.url, cwd=tmp_path)
-    assert ended.status in (2, 3)
-    assert len(ended.stderr.splitlines()) == 1
+class _Stranger(http.server.BaseHTTPRequestHandler):
+    """Answers any request with what its server was given."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.server.body)  # type: ignore[attr-defined]
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+COMMANDS = [
+    ("functions", "list"),
+    ("functions", "get", "f"),
+    ("activities", "list"),
+    ("activities", "get", "a"),
+    ("activities", "invoke", "f"),
+    ("activities", "replay", "a"),
+    ("engine", "token", "--role", "read"),
+    ("engine", "tokens"),
+    ("logs",),
+    ("state", "list"),
+    ("state", "get", "k"),
+    ("state", "set", "k", "1"),
+]
+BODIES = ["", "<html>", "[]", '{"items": 3}', '{"items": [{"name": 1}], "cursor": null}']
+
+
+@pytest.mark.parametrize(
+    ("body", "commands"), [("{}", COMMANDS), *((body, COMMANDS[:1]) for body in BODIES)]
+)
+def test_something_that_is_no_engine(tmp_path, body, commands):
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as stranger,
+        concurrent.futures.ThreadPoolExecutor(2) as clients,
+    ):
+        stranger.body = body.encode()  # type: ignore[attr-defined]
+        serving = threading.Thread(target=stranger.serve_forever, args=(0.02,))
+        serving.start()
+        url = f"http://127.0.0.1:{stranger.server_address[1]}"
+        ended = list(
+            clients.map(lambda each: fnship(*each, "--engine", url, cwd=tmp_path), commands)
+        )
+        stranger.shutdown()
+        serving.join()
+    for each in ended:
+        each.assert_mistake("is an engine there", 3)

@@ -44,6 +44,10 @@ class MemoryDurable:
     async def outstanding(self) -> list[Outstanding]:
         return [Outstanding(key, running=key in self._runs) for key in self._promises]
 
+    def hurry(self) -> None:
+        for run in self._runs.values():
+            run.cancel()
+
     async def close(self, grace: float) -> None:
         self._closing = True
         if self._runs:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from durable_play import play, until
 from memory_durable import MemoryDurable
 
 from fnship.engine.durable import Again, Durable, Outstanding, Run
@@ -35,19 +36,6 @@ async def opened(make: Make, run: Run, grace: float = 2.0) -> AsyncIterator[Dura
         yield durable
     finally:
         await durable.close(grace)
-
-
-def play(main: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main()
-
-    asyncio.run(limited())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def until_outstanding(durable: Durable, expected: list[Outstanding]) -> None:
@@ -147,7 +135,7 @@ def test_cancel_of_what_waits_and_of_what_nobody_knows(make: Make) -> None:
 
         async def run(key: str) -> Again:
             began.append(key)
-            return Again(0.5)
+            return Again(1.5)
 
         async with opened(make, run) as durable:
             await durable.submit("a")
@@ -156,7 +144,7 @@ def test_cancel_of_what_waits_and_of_what_nobody_knows(make: Make) -> None:
             await durable.cancel("a")
             await durable.cancel("b")
             assert await durable.outstanding() == []
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(2.0)
             assert began == ["a"]
 
     play(main)
@@ -177,6 +165,30 @@ def test_what_a_close_cuts_short_is_run_by_the_next(make: Make) -> None:
         async with opened(make, stuck, grace=0.05) as durable:
             await durable.submit("a")
             await began.wait()
+        async with opened(make, run) as durable:
+            await until_outstanding(durable, [])
+        assert seen == ["a"]
+
+    play(main)
+
+
+def test_who_is_in_a_hurry_does_not_wait_for_runs(make: Make) -> None:
+    async def main() -> None:
+        began = asyncio.Event()
+
+        async def stuck(_: str) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        async with opened(make, stuck, grace=3600) as durable:
+            await durable.submit("a")
+            await began.wait()
+            asyncio.get_running_loop().call_later(0.1, durable.hurry)
+        seen: list[str] = []
+
+        async def run(key: str) -> None:
+            seen.append(key)
+
         async with opened(make, run) as durable:
             await until_outstanding(durable, [])
         assert seen == ["a"]

@@ -7,13 +7,13 @@ to it, and passes SIGTERM on to it at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import http.client
 import json
 import math
 import re
-import secrets
 import socket
 import sys
 import tempfile
@@ -370,16 +370,20 @@ def watched(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    while True:
-        # Not `random`: its seed is the same in every process of a test run.
-        port = _PORTS[secrets.randbelow(len(_PORTS))]
-        with socket.socket() as probe:
-            try:
+    """A port that nobody listens on, and that no test of this machine was given lately."""
+    with (Path(tempfile.gettempdir()) / "fnship-tests-last-port").open("a+") as last:
+        fcntl.flock(last, fcntl.LOCK_EX)
+        last.seek(0)
+        turns = int(last.read() or "0")
+        while True:
+            turns += 1
+            port = _PORTS[turns % len(_PORTS)]
+            with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+                break
+        last.truncate(0)
+        last.write(str(turns))
+        return port
 
 
 @contextmanager

@@ -122,6 +122,7 @@ def container_store(folder: Path, docker: Docker, image: str) -> Iterator[dict[s
         'runtime = "runc"\n'
         'cgroup_manager = "cgroupfs"\n'
         'events_logger = "file"\n'
+        f'tmp_dir = "{folder / "tmp"}"\n'  # which a reset removes, under whoever else uses it
     )
     (folder / "storage.conf").write_text(
         "[storage]\n"

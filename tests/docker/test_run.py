@@ -76,7 +76,7 @@ def test_stopped_under_load_it_loses_nothing(
             until("some answers", lambda: load.answers[200] >= 20)
             docker("stop", "-t", "30", container.name)
         assert load.lost == []
-        assert set(load.answers) == {200}
+        assert set(load.answers) == {200}, container.log
         assert (container.state["ExitCode"], container.state["OOMKilled"]) == (0, False)
 
 

@@ -68,12 +68,18 @@ def test_an_id_given_again_is_the_same_activity(tmp_path: Path) -> None:
 def test_a_key_given_again_is_the_same_activity(tmp_path: Path) -> None:
     async def main(store: ActivityStore) -> None:
         first, _ = await store.accept(activity("a", b'{"x":1}'), "k")
-        again, created = await store.accept(activity("b", b'{"x":1}'), "k")
+        again, created = await store.accept(activity("b", b'{"x":1}'), "k", named=False)
         assert (again, created) == (first, False)
         with pytest.raises(Missing):
             await store.get("b")
-        with pytest.raises(KeyReused, match="'k'"):
-            await store.accept(activity("c", b'{"x":2}'), "k")
+        with pytest.raises(KeyReused, match=r"'k'.*another payload"):
+            await store.accept(activity("c", b'{"x":2}'), "k", named=False)
+        with pytest.raises(KeyReused, match=r"'k'.*another id"):
+            await store.accept(activity("c", b'{"x":1}'), "k")
+        # A key that comes with an id that is there already is kept with it.
+        kept, created = await store.accept(activity("a", b'{"x":1}'), "later")
+        assert (kept, created) == (first, False)
+        assert (await store.accept(activity("e", b'{"x":1}'), "later", named=False))[0] == first
         # Another project's key is another key.
         _, created = await store.accept(activity("d", scope=Scope("o", "p2")), "k")
         assert created
@@ -212,9 +218,11 @@ def test_callbacks_are_owed_from_the_end_on(tmp_path: Path) -> None:
         assert [(each.activity_id, each.url, each.attempts) for each in found] == [
             ("a", "http://x/", 0)
         ]
-        assert following == NOW
+        assert following is None
         await store.delay_callback("a", NOW + 5)
         assert await store.due_callbacks(NOW, 10) == ([], NOW + 5)
+        found, _ = await store.due_callbacks(NOW - 9000, 10, 300)  # the clock was set back
+        assert [each.attempts for each in found] == [1]
         await store.end_callback("a")
         assert await store.due_callbacks(NOW + 9, 10) == ([], None)
 

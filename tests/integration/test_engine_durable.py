@@ -11,10 +11,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from durable_play import play, until
 
 from fnship.engine.durable import Again, Run
 from fnship.engine.durable import dbos as durable_dbos
@@ -29,19 +31,6 @@ async def opened(folder: Path, run: Run, grace: float = 2.0) -> AsyncIterator[DB
         yield durable
     finally:
         await durable.close(grace)
-
-
-def play(main: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await main()
-
-    asyncio.run(limited())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 def rows(folder: Path) -> int:
@@ -204,6 +193,163 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
         assert "fnship_json" in dump
         assert "pickle" not in dump
         assert "gASV" not in dump  # how a pickle begins in base64
+
+    play(main)
+
+
+def leave(folder: Path, *workflows: tuple[str, str, float | None]) -> None:
+    """Put workflows into the file as a process leaves them that is killed.
+
+    Args:
+        folder: Where the file is; there is a workflow in it that waits.
+        workflows: The key of each, its status, and the seconds until it is due.
+    """
+    with contextlib.closing(sqlite3.connect(folder / "durable.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        query = "SELECT * FROM workflow_status WHERE status = 'DELAYED'"
+        model = dict(connection.execute(query).fetchone())
+        named = {"workflow_uuid": model["workflow_uuid"]}
+        query = "SELECT * FROM workflow_input WHERE workflow_uuid = :workflow_uuid"
+        given = dict(connection.execute(query, named).fetchone())
+        connection.execute("DELETE FROM workflow_status")
+        connection.execute("DELETE FROM workflow_input")
+        now = time.time() * 1000
+        for number, (key, status, seconds) in enumerate(workflows):
+            name = {"workflow_uuid": f"{key}.earlier-{number}"}
+            insert(
+                connection,
+                "workflow_status",
+                {
+                    **model,
+                    **name,
+                    "status": status,
+                    "executor_id": "earlier",
+                    "delay_until_epoch_ms": None if seconds is None else int(now + 1000 * seconds),
+                    "queue_name": None if seconds is None else model["queue_name"],
+                },
+            )
+            inputs = given["inputs"].replace('"model"', f'"{key}"')
+            insert(connection, "workflow_input", {**given, **name, "inputs": inputs})
+        connection.commit()
+
+
+def insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    names = ", ".join(row)
+    values = ", ".join(f":{name}" for name in row)
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", row)
+
+
+async def prepare(folder: Path) -> None:
+    """Make the file, with a workflow in it that waits."""
+
+    async def run(_: str) -> Again:
+        return Again(1000)
+
+    async with opened(folder, run) as durable:
+        await durable.submit("model")
+        await until(lambda: durable._waiting and durable._waiting["model"].timer)
+
+
+@pytest.mark.parametrize(
+    ("left", "first", "second"),
+    [
+        ([("PENDING", None)], 0.0, 0.5),
+        ([("PENDING", None), ("DELAYED", 1.0)], 1.0, 1.5),
+        ([("PENDING", None), ("DELAYED", -5.0)], 0.0, 0.5),
+        ([("PENDING", None), ("ENQUEUED", -5.0), ("DELAYED", 1.0)], 1.0, 1.5),
+        ([("DELAYED", -0.1)], 0.0, 0.5),
+        ([("ENQUEUED", -5.0)], 0.0, 0.5),
+    ],
+)
+def test_what_a_kill_left_is_run_once_and_when_due(
+    tmp_path: Path, left: list[tuple[str, float | None]], first: float, second: float
+) -> None:
+    async def main() -> None:
+        await prepare(tmp_path)
+        leave(tmp_path, *(("a", status, due) for status, due in left), ("b", "SUCCESS", None))
+        before = time.monotonic()
+        began: list[float] = []
+        running = 0
+
+        async def run(key: str) -> Again | None:
+            nonlocal running
+            assert key == "a"
+            running += 1
+            assert running == 1
+            began.append(time.monotonic() - before)
+            await asyncio.sleep(0.05)
+            running -= 1
+            return Again(0.5) if len(began) == 1 else None
+
+        async with opened(tmp_path, run) as durable:
+            assert [each.key for each in await durable.outstanding()] == ["a"]
+            await until(lambda: len(began) == 2)
+            await until(lambda: rows(tmp_path) == 0)
+            assert len(began) == 2
+            assert began[0] >= first - 0.01
+            assert began[1] >= second
+
+    play(main)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_what_a_kill_left_can_be_cancelled(tmp_path: Path, pause: float) -> None:
+    async def main() -> None:
+        await prepare(tmp_path)
+        leave(
+            tmp_path,
+            ("runs", "PENDING", None),
+            ("waits", "PENDING", None),
+            ("waits", "DELAYED", 9.0),
+        )
+        ended: list[str] = []
+
+        async def run(key: str) -> None:
+            await asyncio.sleep(60)
+            ended.append(key)
+
+        async with opened(tmp_path, run) as durable:
+            await asyncio.sleep(pause)
+            await durable.cancel("runs")
+            await durable.cancel("waits")
+            await until(lambda: rows(tmp_path) == 0)
+            assert await durable.outstanding() == []
+            assert not durable._cancelled
+        assert ended == []
+
+    play(main)
+
+
+def test_a_close_right_after_the_open_does_not_wait_for_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        await prepare(tmp_path)
+        leave(tmp_path, *((f"k{number}", "PENDING", None) for number in range(50)))
+
+        async def run(_: str) -> None:
+            await asyncio.Event().wait()
+
+        for _ in range(2):
+            async with opened(tmp_path, run, grace=0.1):
+                pass
+        assert rows(tmp_path) == 50
+
+    play(main)
+
+
+def test_nothing_is_left_of_what_ended_before_a_close(tmp_path: Path) -> None:
+    async def main() -> None:
+        began: list[str] = []
+
+        async def run(key: str) -> None:
+            began.append(key)
+            await asyncio.sleep(0.05)
+
+        for life in range(2):
+            async with opened(tmp_path, run) as durable:
+                for number in range(30):
+                    await durable.submit(f"k{life}.{number}")
+                await until(lambda life=life: len(began) == 30 * (life + 1))
+        assert rows(tmp_path) == 0
 
     play(main)
 

@@ -3,74 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import logging
-import re
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trustme
+from log_function import TEN, call, messages, serving, ten, ten_async, until
 
 import fnship
-from fnship.function.handler import inspect_handler
-from fnship.server.app import App
-from fnship.server.asgi import ASGIFunction
-from fnship.server.exchange import Exchange, Response
-from fnship.settings import Settings
+from fnship.server.exchange import Exchange
 from fnship.testing import Engine
-
-SETTINGS = Settings(log_flush_timeout=5.0)
-LINE = re.compile(r"time=\S+Z level=[A-Z]+ path=\S+ line=\d+ msg=(.*)")
-
-
-@contextlib.asynccontextmanager
-async def serving(handler: Callable[..., Any], **changes: Any) -> AsyncIterator[App]:
-    function = ASGIFunction(
-        inspect_handler(handler), dataclasses.replace(SETTINGS, **changes), environ={}
-    )
-    await function.startup()
-    assert function.app is not None
-    try:
-        yield function.app
-    finally:
-        await function.shutdown()
-
-
-async def call(app: App, engine: Engine, activity_id: str, body: bytes = b"{}") -> Response:
-    headers = engine.headers(activity_id=activity_id)
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    return await app.respond(Exchange("POST", "/", raw, body))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came true")
-
-
-def messages(engine: Engine, activity_id: str) -> list[str]:
-    found = [LINE.fullmatch(line) for line in engine.lines(activity_id)]
-    assert all(found), engine.lines(activity_id)
-    return [match[1] for match in found if match]
-
-
-def ten(logger: logging.Logger, request: dict[str, Any]) -> dict[str, Any]:
-    for number in range(10):
-        logger.info("line %d", number)
-    return {}
-
-
-TEN = [f"line {number}" for number in range(10)]
-
-
-async def ten_async(logger: logging.Logger, request: dict[str, Any]) -> dict[str, Any]:
-    return ten(logger, request)
 
 
 @pytest.mark.parametrize("handler", [ten, ten_async])
@@ -86,36 +31,6 @@ def test_the_log_is_whole_when_the_answer_comes(handler: Callable[..., Any]) -> 
                 if len(engine.lines(f"a{attempt}")) == 10:
                     return
             pytest.fail("no log of twenty was whole with its answer")
-
-    with Engine() as engine:
-        asyncio.run(scenario(engine))
-
-
-@pytest.mark.parametrize("handler", [ten, ten_async])
-@pytest.mark.parametrize(
-    "fault",
-    [
-        lambda faults: faults.fail(status=500, times=3),
-        lambda faults: faults.fail(status=503, times=1),
-        lambda faults: faults.fail(status=429, times=2),
-        lambda faults: faults.drop(times=2),
-        lambda faults: faults.drop(times=2, stored=True),
-        lambda faults: faults.delay(1.5, times=1),
-        lambda faults: faults.random(rate=0.5, status=502, seed=7),
-    ],
-    ids=["500", "503", "429", "dropped", "stored-then-dropped", "slow", "random"],
-)
-def test_every_line_arrives_once_and_in_order(
-    handler: Callable[..., Any], fault: Callable[[Any], None]
-) -> None:
-    async def scenario(engine: Engine) -> None:
-        fault(engine.faults.logs)
-        async with serving(handler, log_flush_timeout=1.0) as app:
-            for number in range(3):
-                await call(app, engine, f"a{number}")
-            await until(lambda: all(len(engine.lines(f"a{n}")) >= 10 for n in range(3)))
-        for number in range(3):
-            assert messages(engine, f"a{number}") == TEN
 
     with Engine() as engine:
         asyncio.run(scenario(engine))
@@ -218,22 +133,6 @@ def test_lines_after_the_answer_are_delivered() -> None:
         asyncio.run(scenario(engine))
 
 
-def test_a_very_long_line_stays_whole() -> None:
-    def handler(logger: logging.Logger, request: dict[str, Any]) -> None:
-        logger.info("before")
-        logger.info("%s\nsecond line", "x" * (3 * 2**20))
-        logger.info("after")
-
-    async def scenario(engine: Engine) -> None:
-        async with serving(handler) as app:
-            await call(app, engine, "a")
-            await until(lambda: len(engine.lines("a")) == 3)
-        assert messages(engine, "a") == ["before", "x" * (3 * 2**20) + "\\nsecond line", "after"]
-
-    with Engine() as engine:
-        asyncio.run(scenario(engine))
-
-
 def test_a_known_sick_engine_is_not_waited_for() -> None:
     async def scenario(engine: Engine) -> None:
         engine.faults.logs.fail(status=500)
@@ -307,9 +206,41 @@ def test_a_refused_batch_is_not_sent_again(
             await until(lambda: len(engine.uploads) >= 1)
         assert len(engine.uploads) == 1
 
-    with Engine() as engine:
+    with Engine(share_uploads=False) as engine:
         asyncio.run(scenario(engine))
     assert f"refused 10 log lines with status {status}" in capfdbinary.readouterr().out.decode()
+
+
+@pytest.mark.parametrize("fault", [{"status": 404}, {"status": 302}, {"status": 200}])
+def test_what_is_no_answer_to_a_shared_upload_ends_them(fault: dict[str, Any]) -> None:
+    async def scenario(engine: Engine) -> None:
+        engine.faults.logs.fail(**fault, times=1)
+        async with serving(ten, log_buffer_capacity=1000) as app:
+            await call(app, engine, "a")
+            await call(app, engine, "b")
+            await until(lambda: len(engine.lines("b")) == 10)
+        assert messages(engine, "a") == messages(engine, "b") == TEN
+        assert [upload.stored for upload in engine.uploads] == [False, True, True]
+
+    with Engine() as engine:
+        asyncio.run(scenario(engine))
+
+
+def test_an_engine_that_is_down_is_tried_soon_however_many_wait_for_it() -> None:
+    async def scenario(engine: Engine) -> None:
+        async with serving(ten, log_flush_wait=3600.0) as app:
+            engine.faults.logs.fail(status=500)
+            await asyncio.gather(*(call(app, engine, f"a{number}") for number in range(50)))
+            tried = len(engine.uploads)
+            assert tried >= 50
+            # Fifty failures at once are one: what tries next does so after half a second at most,
+            # and then a second: not after the longest pause that there is.
+            await until(lambda: len(engine.uploads) >= tried + 2, 10)
+            engine.faults.logs.clear()
+            await until(lambda: all(len(engine.lines(f"a{n}")) == 10 for n in range(50)))
+
+    with Engine(share_uploads=False) as engine:
+        asyncio.run(scenario(engine))
 
 
 def test_a_redirect_does_not_take_the_token_elsewhere() -> None:
@@ -385,25 +316,6 @@ def test_unsent_lines_take_a_bounded_amount_of_memory(
         assert numbers == list(range(500 - len(numbers), 500))  # the newest, in order
         assert dropped + len(numbers) == 500
     assert "are dropped, beyond LOG_BUFFER_BYTES" in capfdbinary.readouterr().out.decode()
-
-
-def test_many_activities_at_a_failing_engine_lose_and_repeat_nothing() -> None:
-    async def handler(logger: logging.Logger, request: dict[str, Any]) -> None:
-        for number in range(30):
-            logger.info("%d", number)
-            if number % 7 == 0:
-                await asyncio.sleep(0.01)
-
-    async def scenario(engine: Engine) -> None:
-        engine.faults.logs.random(rate=0.3, status=500, seed=1)
-        async with serving(handler) as app:
-            await asyncio.gather(*(call(app, engine, f"a{number}") for number in range(100)))
-            await until(lambda: all(len(engine.lines(f"a{n}")) >= 30 for n in range(100)), 60)
-        for number in range(100):
-            assert messages(engine, f"a{number}") == [str(each) for each in range(30)]
-
-    with Engine() as engine:
-        asyncio.run(scenario(engine))
 
 
 def test_attempts_are_numbered_in_their_batches() -> None:

@@ -109,6 +109,37 @@ def test_the_life_of_a_function(tmp_path: Path, start: str, stop: str, workers: 
         assert noted() == ["starting"] * int(workers) + ["stopped"] * int(workers)
 
 
+DEAF = """
+import asyncio, pathlib
+
+
+async def start():
+    pathlib.Path("started").touch()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+
+async def handle(logger, request):
+    return {}
+"""
+
+
+@pytest.mark.parametrize("kind", ["asgi", "fastapi"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_that_takes_no_notice_of_being_cancelled(
+    tmp_path: Path, workers: str, kind: str
+) -> None:
+    env = {"GUNICORN_WORKERS": workers, "FUNCTION_SERVER": kind}
+    with serving(tmp_path, DEAF, ready=False, **env) as server:
+        until((tmp_path / "started").exists, "start()")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "the process ends without it" in server.stderr
+
+
 def _found(reply: Any) -> Any:
     return reply.json if reply.status == 200 else None
 

@@ -78,6 +78,7 @@ def test_the_headers_of_a_call(engine: Engine) -> None:
     )
     assert headers.pop(contract.WORKFLOW_TOKEN) != headers.pop(contract.STATE_TOKEN)
     assert headers.pop(contract.FILE_UPLOAD).startswith("/")
+    assert headers.pop(contract.LOG_BATCH_ENDPOINT).startswith("/")
     assert headers == {
         "X-Engine-Endpoint": engine.url,
         "X-Eaas-State-Endpoint": engine.state_url,

@@ -45,10 +45,11 @@ FIRST_AND_OTHERS = (
     + """
 
 def start(config):
-    try:
-        os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+    children = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text()
+    if int(children.split()[0]) == os.getpid():  # they are listed as they were born
+        Path("first").touch()
         gate = Path("first.go")
-    except FileExistsError:
+    else:
         gate = Path("others.go")
     while not gate.exists():
         time.sleep(0.01)

@@ -32,7 +32,9 @@ REFERENCE = DOCS / "reference"
 HELLO = ROOT / "examples" / "hello" / "function"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 # What a reader can reach from the outside world: places that are the reader's own or nobody's.
-HOSTS = re.compile(r"(127\.0\.0\.1|0\.0\.0\.0|localhost|function|(.+\.)?example\.com)")
+HOSTS = re.compile(
+    r"(127\.0\.0\.1|0\.0\.0\.0|localhost|function|host\.docker\.internal|(.+\.)?example\.com)"
+)
 
 
 class Fence(NamedTuple):

@@ -50,6 +50,8 @@ def test_success() -> None:
     assert data(answer(200, {"a": 1})) == {"a": 1}  # another server's: no envelope
     assert data(answer(200, [1])) == [1]
     assert data(answer(200, b"")) is None
+    assert data(answer(204, b"")) is None
+    assert data(answer(201, {"data": 1})) == 1
     assert bytes(answer(200, b'{"data": 1.50}').outcome.data or b"") == b"1.50"
 
 
@@ -111,7 +113,7 @@ def test_retry_after(given_: str, seconds: float | None) -> None:
 def test_every_answer_means_something(status: int, body: bytes, later: str) -> None:
     found = read_answer(status, {"Retry-After": later}, body, NOW)
     assert found.outcome.code is None or 1 <= found.outcome.code <= 5
-    assert (found.outcome.code is None) <= (status == 200)
+    assert (found.outcome.code is None) <= (200 <= status < 300)
 
 
 def test_how_times_are_written() -> None:

@@ -42,7 +42,7 @@ def test_the_flask_server_cannot_be_its_own_watchdog() -> None:
     ("kind", "modules", "package"),
     [
         ("flask", ("gthread", "wsgi"), "flask"),
-        ("fastapi", ("fastapi",), "fastapi"),
+        ("fastapi", ("fastapi_server", "fastapi"), "fastapi"),
     ],
 )
 def test_a_package_that_is_missing(

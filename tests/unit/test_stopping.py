@@ -29,7 +29,7 @@ def asked(settings: Settings, sig: int = signal.SIGTERM) -> tuple[Stopping, Cloc
     stopping = Stopping(settings, clock)
     assert not stopping.asked
     assert stopping.spent == 0
-    assert not stopping.may_stop(busy=False)
+    assert not stopping.may_stop(busy=False, served=0)
     assert stopping.take(sig) is False
     assert stopping.asked
     return stopping, clock
@@ -39,32 +39,45 @@ def asked(settings: Settings, sig: int = signal.SIGTERM) -> tuple[Stopping, Cloc
 @pytest.mark.parametrize("busy", [False, True])
 def test_alone_it_may_stop_at_once(sig: signal.Signals, busy: bool) -> None:
     stopping, _ = asked(ALONE, sig)
-    assert stopping.may_stop(busy=busy)
+    assert stopping.may_stop(busy=busy, served=0)
 
 
 def test_behind_a_watchdog_it_serves_on_and_then_until_idle() -> None:
     stopping, clock = asked(BEHIND)
-    assert not stopping.may_stop(busy=False)
+    assert not stopping.may_stop(busy=False, served=0)
     clock.now += 31.9
-    assert not stopping.may_stop(busy=False)
+    assert not stopping.may_stop(busy=False, served=0)
     clock.now += 0.1
-    assert not stopping.may_stop(busy=True)
-    assert stopping.may_stop(busy=False)
-    assert stopping.spent == pytest.approx(32)
+    assert not stopping.may_stop(busy=True, served=0)
+    clock.now += 0.4
+    assert not stopping.may_stop(busy=False, served=0)
+    clock.now += 0.1
+    assert stopping.may_stop(busy=False, served=0)
+    assert stopping.spent == pytest.approx(32.5)
+
+
+def test_as_long_as_a_watchdog_that_is_late_sends_requests_it_is_not_idle() -> None:
+    stopping, clock = asked(BEHIND)
+    clock.now += 32
+    for served in range(1, 40):  # each of which was over before anyone looked
+        clock.now += 0.3
+        assert not stopping.may_stop(busy=False, served=served)
+    clock.now += 0.5
+    assert stopping.may_stop(busy=False, served=39)
 
 
 def test_as_the_watchdog_it_serves_on_and_then_finishes() -> None:
     stopping, clock = asked(NATIVE)
     clock.now += 4.9
-    assert not stopping.may_stop(busy=False)
+    assert not stopping.may_stop(busy=False, served=0)
     clock.now += 0.1
-    assert stopping.may_stop(busy=True)
+    assert stopping.may_stop(busy=True, served=0)
 
 
 @pytest.mark.parametrize("settings", [BEHIND, NATIVE])
 def test_ctrl_c_waits_for_no_watchdog(settings: Settings) -> None:
     stopping, _ = asked(settings, signal.SIGINT)
-    assert stopping.may_stop(busy=True)
+    assert stopping.may_stop(busy=True, served=0)
 
 
 @given(st.sampled_from([ALONE, BEHIND, NATIVE]), st.lists(st.floats(0, 3), max_size=20))
@@ -81,4 +94,4 @@ def test_a_second_signal_gives_up_once_and_not_too_soon(
         answers.append(given_up)
     assert stopping.given_up is (True in answers)
     if stopping.given_up:
-        assert stopping.may_stop(busy=True)
+        assert stopping.may_stop(busy=True, served=0)

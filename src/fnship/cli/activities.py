@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -160,7 +162,9 @@ def get(activity_id: str, engine: str | None, data: Path | None, as_json: bool) 
     metavar="JSON|@FILE|-",
     help="The request, a JSON object; - reads stdin.  [default: {}]",
 )
-@click.option("--wait", metavar="DURATION", help="Wait for its end, an hour at most.")
+@click.option(
+    "--wait", metavar="DURATION", help="Wait for its end, in whole seconds, an hour at most."
+)
 @click.option("--ephemeral", is_flag=True, help="Faster; it does not survive a crash.")
 @click.option("--activity-id", metavar="ID", help="Its id.  [default: a new one]")
 @click.option("--key", metavar="TEXT", help="Given again, it means the same activity.")
@@ -200,21 +204,32 @@ def invoke(
         check_value(name, value)
     if given["callback"] is not None:
         read_url(given["callback"])
-    seconds = round(read_span("--wait", wait, least=1.0)) if wait is not None else 0
+    seconds = math.ceil(read_span("--wait", wait)) if wait is not None else 0
     prefer = [f"wait={seconds}"] if seconds else []
     prefer += ["durability=ephemeral"] if ephemeral else []
     if prefer:
         headers["Prefer"] = ", ".join(prefer)
+    if seconds and not ephemeral and not given["key"]:
+        # So that its id is known to somebody who no longer wants to wait.
+        headers.setdefault(contract.ACTIVITY_ID, uuid.uuid4().hex)
     body = read_data(payload)
     with Client.find(engine, data_folder) as client:
-        reply = client.call(
-            "POST",
-            path("functions", function, "invocations"),
-            body=body,
-            headers=headers,
-            patience=seconds,
-        )
-    return _show_invoked(reply, waited=bool(seconds), as_json=as_json)
+        try:
+            reply = client.call(
+                "POST",
+                path("functions", function, "invocations"),
+                body=body,
+                headers=headers,
+                patience=seconds,
+            )
+        except KeyboardInterrupt:
+            if contract.ACTIVITY_ID in headers:
+                note(f"fnship: activity {headers[contract.ACTIVITY_ID]} goes on, if it has begun")
+            raise
+        status = _show_invoked(reply, waited=bool(seconds), as_json=as_json)
+        if status == _NOT_YET and not as_json:
+            _show_why(client, reply.fields("id")["id"])
+    return status
 
 
 @command.command("cancel")
@@ -259,19 +274,20 @@ def replay(
     if as_json:
         show_json(reply)
     elif activity_id is None:
-        note(f"fnship: {reply.json()['replayed']} activities are run once more")
+        count = reply.fields("replayed")["replayed"]
+        note(f"fnship: {count} activities are run once more")
     else:
-        click.echo(reply.json()["id"])
+        click.echo(reply.fields("id")["id"])
 
 
 def _show_page(reply: Reply, as_json: bool) -> None:
     if as_json:
         show_json(reply)
         return
-    page = reply.json()
-    show_table(_HEAD, [_row(each) for each in page["items"]])
-    if page["cursor"] is not None:
-        note(f"fnship: there are more: --cursor {page['cursor']}")
+    show_table(_HEAD, [_row(each) for each in reply.items(*_HEAD)])
+    cursor = reply.fields("cursor")["cursor"]
+    if cursor is not None:
+        note(f"fnship: there are more: --cursor {cursor}")
 
 
 def _row(activity: dict[str, Any]) -> tuple[object, ...]:
@@ -283,6 +299,7 @@ def _show_one(reply: Reply, as_json: bool) -> None:
     if as_json:
         show_json(reply)
         return
+    reply.fields("id", "status")
     raw = msgspec.json.decode(reply.body, type=dict[str, msgspec.Raw])
     rows = [(name, _shown(bytes(value))) for name, value in raw.items() if value != b"null"]
     show_table(("what", "value"), rows)
@@ -296,7 +313,7 @@ def _shown(value: bytes) -> str:
 
 
 def _show_invoked(reply: Reply, *, waited: bool, as_json: bool) -> int:
-    activity = reply.json()
+    activity = reply.fields("id", "status")
     status = activity["status"]
     if as_json:
         show_json(reply)
@@ -318,6 +335,15 @@ def _show_invoked(reply: Reply, *, waited: bool, as_json: bool) -> int:
         return 0
     code = activity["error"]["error_code"] or contract.FAILED
     return min(VERDICT + code, _HIGHEST)
+
+
+def _show_why(client: Client, activity_id: str) -> None:
+    """Say why an activity has not ended, as far as that is known."""
+    activity = client.call("GET", path("activities", activity_id)).fields("error", "due")
+    if activity["error"] is not None:
+        note(f"fnship: its last attempt: {activity['error']['message']}")
+    if activity["due"] is not None:
+        note(f"fnship: its next attempt is due at {activity['due']}")
 
 
 def _how_far(activity: dict[str, Any]) -> str:

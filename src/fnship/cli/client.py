@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from fnship.cli.arguments import read_url
-from fnship.cli.output import Unreachable
+from fnship.cli.output import Unreachable, json_text, show
 from fnship.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "engine_options",
     "json_option",
     "path",
+    "show_deleted",
     "show_json",
     "show_table",
 ]
@@ -51,6 +52,7 @@ _CONNECT_TIMEOUT: Final = 10.0
 _READ_TIMEOUT: Final = 60.0  # also between two pieces of a stream, which has heartbeats
 _SHOWN: Final = 200  # bytes of an answer that is not an engine's
 _NOT_VISIBLE: Final = re.compile(r"[^\x21-\x7e]")
+_NO_ENGINE: Final = "the answer is no engine's ({}): is an engine there?"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,9 +66,14 @@ def default_data() -> Path:
 
 
 def data_option(function: F) -> F:
-    """Give a command ``--data``; its parameter is `data`, a `Path` or None."""
+    """Give a command ``--data``; its parameter is `data`, a `Path` or None.
+
+    It is ``--data-folder`` as well, which is its only name where ``--data`` is a payload.
+    """
     return click.option(
         "--data",
+        "--data-folder",
+        "data",
         type=click.Path(path_type=Path),
         metavar="DIR",
         help="The engine's data folder.  [default: FNSHIP_DATA, else ~/.local/share/fnship]",
@@ -111,7 +118,26 @@ class Reply:
         try:
             return msgspec.json.decode(self.body)
         except msgspec.DecodeError as exc:
-            raise Unreachable(f"the answer is no JSON ({exc}): is an engine there?") from exc
+            raise Unreachable(_NO_ENGINE.format(f"it is no JSON, {exc}")) from exc
+
+    def fields(self, *names: str) -> dict[str, Any]:
+        """The body as an object that has these fields, and others.
+
+        Raises:
+            Unreachable: It is none, so no engine has said it.
+        """
+        return _with_fields(self.json(), names)
+
+    def items(self, *names: str) -> list[dict[str, Any]]:
+        """The items of the list that the body is, each of which has these fields, and others.
+
+        Raises:
+            Unreachable: It is none, so no engine has said it.
+        """
+        items = self.fields("items")["items"]
+        if not isinstance(items, list):
+            raise Unreachable(_NO_ENGINE.format("its items are no list"))
+        return [_with_fields(each, names) for each in items]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +161,7 @@ class Client:
     Args:
         url: Where the engine is.
         token: The token for its API; None for none.
-        missing: What to do for a token, said where the engine wants one.
+        missing: Where the token is from, or what to do for one; said where it is refused.
     """
 
     def __init__(self, url: str, token: str | None, missing: str = f"Set {TOKEN}") -> None:
@@ -158,16 +184,23 @@ class Client:
 
         Raises:
             UsageError: The URL or the token cannot be used.
+            Unreachable: No engine runs on the data folder that was named.
         """
         folder = data or default_data()
         engine = engine or os.environ.get(_ENGINE) or _line(folder / "url")
+        if engine is None and data is not None:
+            raise Unreachable(_no_engine_on(folder))
         url = read_url(engine or f"http://127.0.0.1:{DEFAULT_PORT}")
         token = os.environ.get(TOKEN)
         if token and _NOT_VISIBLE.search(token):
             raise UsageError(f"{TOKEN} has a character in it that no token has")
+        missing = f"It is what {TOKEN} says, which goes before what a data folder keeps"
         if not token and urllib.parse.urlsplit(url).hostname in _LOOPBACK:
             token = _line(folder / "token")
-        return cls(url, token, f"Set {TOKEN}, or name the engine's data folder with --data")
+            missing = f"It is the one in {folder / 'token'}"
+        if not token:
+            missing = f"Set {TOKEN}, or name the engine's data folder with --data-folder"
+        return cls(url, token, missing)
 
     def __enter__(self) -> Self:
         return self
@@ -201,10 +234,6 @@ class Client:
         """
         with self._open(method, where, query, body, headers, patience) as response:
             return Reply(response.status, response.headers, response.data)
-
-    def get(self, where: str, **query: object) -> Any:
-        """The value that stands at a path. Raises as `call` does."""
-        return self.call("GET", where, query=query).json()
 
     def text(self, where: str, **query: object) -> Iterator[str]:
         """A text, piece by piece. Raises as `call` does."""
@@ -304,6 +333,16 @@ class Client:
         raise UsageError(str(detail))
 
 
+def _no_engine_on(folder: Path) -> str:
+    inside = folder / ".fnship"
+    if (inside / "url").exists():
+        return f"no engine runs on the data folder {folder}, but one does on {inside}: name that"
+    return (
+        f"no engine runs on the data folder {folder}. Start one with: fnship engine serve "
+        f"--data {folder}"
+    )
+
+
 def path(*parts: str) -> str:
     """A path of the API: `parts` below ``/v1``, whatever characters are in them."""
     return "/".join(["/v1", *(urllib.parse.quote(part, safe="") for part in parts)])
@@ -311,9 +350,16 @@ def path(*parts: str) -> str:
 
 def show_json(reply: Reply) -> None:
     """Write an answer to stdout as JSON, with every number as the engine wrote it."""
-    text = msgspec.json.format(reply.body, indent=2)
-    sys.stdout.buffer.write(text + b"\n")
-    sys.stdout.flush()
+    try:
+        text = msgspec.json.format(reply.body, indent=2)
+    except msgspec.DecodeError as exc:
+        raise Unreachable(_NO_ENGINE.format(f"it is no JSON, {exc}")) from exc
+    show(text.decode(errors="replace"))
+
+
+def show_deleted(what: str) -> None:
+    """Write to stdout, as JSON, what there is no more."""
+    show(json_text({"deleted": what}))
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -331,6 +377,15 @@ def _cell(value: object) -> str:
     text = "".join(each if each.isprintable() else " " for each in str(value))
     encoding = sys.stdout.encoding or "ascii"
     return " ".join(text.split()).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _with_fields(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Unreachable(_NO_ENGINE.format("there is no object where one should be"))
+    missing = [name for name in names if name not in value]
+    if missing:
+        raise Unreachable(_NO_ENGINE.format(f"it has no {', '.join(missing)}"))
+    return value
 
 
 def _line(file: Path) -> str | None:

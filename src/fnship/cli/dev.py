@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from fnship.cli.client import DEFAULT_PORT
-from fnship.cli.output import note
+from fnship.cli.output import note, show
 from fnship.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 _HELP: Final = """Serve the function in DIR with an engine around it, until Ctrl-C.
 
 The function starts anew after each save. What it writes and logs is shown as it comes. The engine
-keeps its data in DIR/.fnship, which the other commands are told with --data or --data-folder.
+keeps its data in DIR/.fnship, which the other commands are told with --data-folder.
 
 \b
   fnship dev hello
@@ -38,6 +39,8 @@ keeps its data in DIR/.fnship, which the other commands are told with --data or 
 @click.option("--name", metavar="NAME", help="What the function is called.  [default: DIR's name]")
 @click.option(
     "--data",
+    "--data-folder",
+    "data",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="The engine's data folder.  [default: .fnship in the function's]",
@@ -73,15 +76,19 @@ def command(folder: Path, name: str | None, data: Path | None, port: int) -> Non
         )
 
         def started(engine: Engine) -> None:
-            engine.on_line = lambda _, line: click.echo(line)
+            engine.on_line = lambda _, line: show(line)
             note(f"fnship: the engine listens on {url}, with the function {name}")
-            note(f"fnship: call it: fnship activities invoke {name} --data-folder {data} --wait 10")
+            where = shlex.quote(str(data))
+            note(
+                f"fnship: call it: fnship activities invoke {name} --data-folder {where} --wait 10"
+            )
 
         function = Function(name=name, source=Source.FOLDER, location=str(folder))
         try:
             run_engine(
                 options,
                 listener,
+                bridge=True,
                 functions=[function],
                 started=started,
                 say=lambda sentence: note(f"fnship: {sentence}"),

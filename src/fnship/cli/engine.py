@@ -18,6 +18,7 @@ from fnship.cli.client import (
     engine_options,
     json_option,
     path,
+    show_deleted,
     show_json,
     show_table,
 )
@@ -32,6 +33,7 @@ __all__ = ["check_extra", "command", "read_span"]
 
 _ROLES: Final = ("read", "invoke", "admin")
 _DAYS: Final = re.compile(r"([0-9]{1,5})d", re.ASCII)
+_FRACTION: Final = re.compile(r"[0-9]*\.[0-9]*", re.ASCII)
 _NEEDED: Final = ("dbos", "fastapi", "python_multipart")
 _SHORTEST_TOKEN: Final = 16
 
@@ -83,6 +85,11 @@ def command() -> None:
     help="Where functions reach the engine.  [default: where it listens]",
 )
 @click.option(
+    "--containers",
+    type=click.Choice(["docker", "podman"]),
+    help="What to run images with.  [default: what is there]",
+)
+@click.option(
     "--allow",
     multiple=True,
     metavar="HOST|NETWORK",
@@ -106,6 +113,30 @@ def command() -> None:
     "--keep-logs", default="14d", show_default=True, metavar="DURATION", help="How long its log is."
 )
 @click.option(
+    "--max-logs",
+    type=click.IntRange(1),
+    default=2 * 2**30,
+    show_default=True,
+    metavar="BYTES",
+    help="What all logs together may take; beyond it, the oldest go.",
+)
+@click.option(
+    "--max-payload",
+    type=click.IntRange(2, 64 * 2**20),
+    default=10 * 2**20,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest payload of an activity.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="COUNT",
+    help="Attempts at once, over all functions.",
+)
+@click.option(
     "--max-value",
     type=click.IntRange(1),
     default=256 * 2**10,
@@ -127,10 +158,14 @@ def serve(
     port: int,
     functions_address: str | None,
     advertise_url: str | None,
+    containers: str | None,
     allow: tuple[str, ...],
     grace: str,
     keep: str,
     keep_logs: str,
+    max_logs: int,
+    max_payload: int,
+    concurrency: int,
     max_value: int,
     max_keys: int,
 ) -> None:
@@ -140,7 +175,7 @@ def serve(
 
     from fnship.cli.arguments import read_url
     from fnship.engine.options import EngineOptions
-    from fnship.engine.server import open_listener, run_engine
+    from fnship.engine.server import local_url, open_listener, run_engine
     from fnship.server.sockets import address
 
     token = _token()
@@ -150,13 +185,22 @@ def serve(
         listener = stack.enter_context(open_listener(host, port))
         second = None
         if functions_address is not None:
-            second = stack.enter_context(open_listener(*_host_and_port(functions_address)))
+            option = "--functions-address"
+            second = stack.enter_context(
+                open_listener(
+                    *_host_and_port(functions_address), host_option=option, port_option=option
+                )
+            )
         listeners = [each for each in (listener, second) if each is not None]
         options = EngineOptions(
             data=data or default_data(),
-            advertise_url=read_url(advertise_url or _reached(address(listeners[-1]))).rstrip("/"),
+            advertise_url=read_url(advertise_url or local_url(listeners[-1])).rstrip("/"),
+            containers=containers,
             own_addresses=tuple(address(each).removeprefix("http://") for each in listeners),
             allow=allow,
+            concurrency=concurrency,
+            max_payload=max_payload,
+            keep_log_bytes=max_logs,
             max_value=max_value,
             max_keys=max_keys,
             grace=seconds,
@@ -174,7 +218,13 @@ def serve(
 
         try:
             run_engine(
-                options, listener, token=token, for_functions=second, started=announce, say=_say
+                options,
+                listener,
+                token=token,
+                for_functions=second,
+                bridge=second is None and advertise_url is None,
+                started=announce,
+                say=_say,
             )
         except EngineError as exc:
             raise UsageError(str(exc)) from exc
@@ -208,7 +258,7 @@ def token(
     if as_json:
         show_json(reply)
     else:
-        made = reply.json()
+        made = reply.fields("id", "token", "expires")
         click.echo(made["token"])
         until = f" until {made['expires']}" if made["expires"] else ""
         note(f"fnship: token {made['id']} has the role {role}{until}")
@@ -225,24 +275,35 @@ def tokens(engine: str | None, data: Path | None, as_json: bool) -> None:
         show_json(reply)
         return
     head = ("id", "role", "name", "created", "expires")
-    show_table(head, [tuple(each[name] for name in head) for each in reply.json()["items"]])
+    show_table(head, [tuple(each[name] for name in head) for each in reply.items(*head)])
 
 
 @command.command("revoke")
 @click.argument("token_id", metavar="ID")
 @engine_options
-def revoke(token_id: str, engine: str | None, data: Path | None) -> None:
+@json_option
+def revoke(token_id: str, engine: str | None, data: Path | None, as_json: bool) -> None:
     """Refuse a token from now on."""
     with Client.find(engine, data) as client:
         client.call("DELETE", path("tokens", token_id))
+    if as_json:
+        show_deleted(token_id)
+
+
+@command.command("callback-key")
+@engine_options
+@json_option
+def callback_key(engine: str | None, data: Path | None, as_json: bool) -> None:
+    """Show the key that callbacks are signed with, for those who receive them."""
+    with Client.find(engine, data) as client:
+        reply = client.call("GET", path("callbacks", "key"))
+    if as_json:
+        show_json(reply)
+    else:
+        click.echo(reply.fields("key")["key"])
 
 
 def check_extra() -> None:
-    """See that what the engine needs is installed.
-
-    Raises:
-        UsageError: It is not; says what to install.
-    """
     """See that what the engine needs is installed.
 
     Raises:
@@ -259,7 +320,7 @@ def check_extra() -> None:
 
 
 def read_span(option: str, given: str, *, least: float = 1e-3) -> float:
-    """The seconds of a duration such as ``90s``, ``1m30s`` or ``30d``.
+    """The seconds of a duration such as ``90s``, ``1m30s``, ``30d``, ``90`` or ``0.5``.
 
     Args:
         option: Whose value it is, for messages.
@@ -271,7 +332,8 @@ def read_span(option: str, given: str, *, least: float = 1e-3) -> float:
     """
     try:
         days = _DAYS.fullmatch(given)
-        seconds = int(days[1]) * 86400.0 if days else parse_duration(given)
+        text = f"{given}s" if _FRACTION.fullmatch(given) else given
+        seconds = int(days[1]) * 86400.0 if days else parse_duration(text)
     except ValueError:
         seconds = -1.0
     if seconds < least:
@@ -298,11 +360,6 @@ def _host_and_port(given: str) -> tuple[str, int]:
     if not host or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII):
         raise UsageError(f"--functions-address {given!r} is no address such as 172.17.0.1:8701")
     return host.strip("[]"), int(port)
-
-
-def _reached(url: str) -> str:
-    """A URL at which what listens on every address can be reached from this machine."""
-    return url.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
 
 
 def _say(sentence: str) -> None:

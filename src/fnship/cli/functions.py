@@ -8,7 +8,15 @@ from typing import Any, Final
 import click
 
 from fnship.cli.arguments import read_url
-from fnship.cli.client import Client, engine_options, json_option, path, show_json, show_table
+from fnship.cli.client import (
+    Client,
+    engine_options,
+    json_option,
+    path,
+    show_deleted,
+    show_json,
+    show_table,
+)
 from fnship.cli.engine import read_span
 from fnship.cli.output import note
 from fnship.errors import MalformedJSON, UsageError
@@ -20,6 +28,8 @@ _HELP: Final = """Register functions with the engine, look at them, remove them.
 
 \b
   fnship functions put hello --url http://127.0.0.1:5000
+  fnship functions put hello --folder hello
+  fnship functions put hello --image hello:1.0
   fnship functions list
 """
 
@@ -39,8 +49,8 @@ def list_functions(engine: str | None, data: Path | None, as_json: bool) -> None
     if as_json:
         show_json(reply)
         return
-    items = reply.json()["items"]
     head = ("name", "timeout", "concurrency", "attempts", "where")
+    items = reply.items("name", "timeout", "concurrency", "retry")
     show_table(head, [_row(each) for each in items])
 
 
@@ -55,7 +65,7 @@ def get(name: str, engine: str | None, data: Path | None, as_json: bool) -> None
     if as_json:
         show_json(reply)
         return
-    shown = reply.json()
+    shown = reply.fields("name", "retry")
     retry = shown.pop("retry")
     rows = [*shown.items(), *((f"retry.{key}", value) for key, value in retry.items())]
     show_table(("what", "value"), rows)
@@ -70,6 +80,9 @@ def get(name: str, engine: str | None, data: Path | None, as_json: bool) -> None
     metavar="DIR",
     help="The folder it is in, which the engine serves.",
 )
+@click.option("--image", metavar="NAME[:TAG]", help="The image it is in, which the engine runs.")
+@click.option("--memory", metavar="SIZE", help="Image: how much it may use.  [default: 512m]")
+@click.option("--cpus", metavar="N", help="Image: how many it may use.  [default: all]")
 @click.option(
     "--timeout",
     default="5m",
@@ -98,6 +111,9 @@ def put(
     name: str,
     url: str | None,
     folder: Path | None,
+    image: str | None,
+    memory: str | None,
+    cpus: str | None,
     timeout: str,
     concurrency: int,
     max_attempts: int | None,
@@ -107,8 +123,11 @@ def put(
     as_json: bool,
 ) -> None:
     """Register a function, or change it: what is not given becomes its default."""
-    if (url is None) == (folder is None):
-        raise UsageError("give either --url or --folder")
+    if sum(each is not None for each in (url, folder, image)) != 1:
+        raise UsageError("give one of --url, --folder and --image")
+    for option, value in (("--memory", memory), ("--cpus", cpus)):
+        if value is not None and image is None:
+            raise UsageError(f"{option} is for --image alone")
     body: dict[str, Any] = {
         "timeout": read_span("--timeout", timeout),
         "concurrency": concurrency,
@@ -120,6 +139,8 @@ def put(
         body["url"] = read_url(url)
     elif folder is not None:
         body["folder"] = str(folder.absolute())
+    else:
+        body.update({"image": image, "memory": memory, "cpus": cpus})
     with Client.find(engine, data) as client:
         reply = client.call("PUT", path("functions", name), body=body)
     if as_json:
@@ -131,11 +152,15 @@ def put(
 @command.command("delete")
 @click.argument("name")
 @engine_options
-def delete(name: str, engine: str | None, data: Path | None) -> None:
+@json_option
+def delete(name: str, engine: str | None, data: Path | None, as_json: bool) -> None:
     """Remove a function. Activities of it that have not ended will fail."""
     with Client.find(engine, data) as client:
         client.call("DELETE", path("functions", name))
-    note(f"fnship: {name} is removed")
+    if as_json:
+        show_deleted(name)
+    else:
+        note(f"fnship: {name} is removed")
 
 
 def _row(function: dict[str, Any]) -> tuple[object, ...]:
@@ -144,7 +169,7 @@ def _row(function: dict[str, Any]) -> tuple[object, ...]:
         f"{function['timeout']:g}s",
         function["concurrency"],
         function["retry"]["max_attempts"],
-        function.get("url") or function.get("folder"),
+        function.get("url") or function.get("folder") or function.get("image"),
     )
 
 

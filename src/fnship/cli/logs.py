@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from fnship.cli.client import Client, engine_options, json_option, path
+from fnship.cli.output import Unreachable, note, show
 from fnship.errors import UsageError
 
 __all__ = ["command"]
@@ -22,6 +23,7 @@ _HELP: Final = """Show what activities have logged.
   fnship logs --level error --limit 20
 """
 
+_PAGE: Final = 1000  # lines that the engine is asked for at once, its limit
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -35,11 +37,11 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, 1000),
-    default=100,
+    type=click.IntRange(1),
+    default=1000,
     show_default=True,
     metavar="COUNT",
-    help="About how many lines a search gives.",
+    help="How many lines a search gives at most.",
 )
 @engine_options
 @json_option
@@ -62,18 +64,13 @@ def command(
         raise UsageError("--follow gives all attempts as they come; leave --attempt out")
     with Client.find(engine, data) as client:
         if searching:
-            query: dict[str, Any] = {"text": grep, "level": level, "limit": limit}
-            found = client.get(path("logs"), activity_id=activity_id, **query)
-            for each in found["items"]:
-                _show(each["line"], each["activity_id"], as_json, named=activity_id is None)
+            query = {"text": grep, "level": level, "activity_id": activity_id}
+            _search(client, query, limit, as_json)
             return
         assert activity_id is not None
         where = path("activities", activity_id, "logs")
         if follow:
-            for event in client.events(where, follow=True):
-                if event.name != "end":
-                    for line in event.data.split("\n"):
-                        _show(line, activity_id, as_json)
+            _follow(client, where, activity_id, as_json)
             return
         rest = ""
         for part in client.text(where, attempt=attempt):
@@ -82,8 +79,42 @@ def command(
                 _show(line, activity_id, as_json)
 
 
+def _search(client: Client, query: dict[str, str | None], limit: int, as_json: bool) -> None:
+    """Show what is found, page by page, and say whether there is more."""
+    named = query["activity_id"] is None
+    cursor = None
+    left = limit
+    while left > 0:
+        asked = {**query, "limit": min(left, _PAGE), "cursor": cursor}
+        reply = client.call("GET", path("logs"), query=asked)
+        found = reply.items("line", "activity_id")
+        for each in found[:left]:
+            _show(each["line"], each["activity_id"], as_json, named=named)
+        cursor = reply.fields("cursor")["cursor"]
+        left -= len(found)
+        if cursor is None and left >= 0:
+            return
+    note(f"fnship: there may be more than these {limit} lines: give a higher --limit")
+
+
+def _follow(client: Client, where: str, activity_id: str, as_json: bool) -> None:
+    """Show a log as it comes.
+
+    Raises:
+        Unreachable: It ends before the activity does.
+    """
+    for event in client.events(where, follow=True):
+        if event.name == "end":
+            return
+        for line in event.data.split("\n"):
+            _show(line, activity_id, as_json)
+    raise Unreachable(
+        f"the engine stopped before {activity_id} has ended. Follow it again when the engine runs"
+    )
+
+
 def _show(line: str, activity_id: str, as_json: bool, *, named: bool = False) -> None:
     if as_json:
-        click.echo(json.dumps({"activity_id": activity_id, "line": line}))
+        show(json.dumps({"activity_id": activity_id, "line": line}))
     else:
-        click.echo(f"{activity_id} {line}" if named else line)
+        show(f"{activity_id} {line}" if named else line)

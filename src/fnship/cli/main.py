@@ -104,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as exc:
         complain(str(exc))
         return USAGE
+    except UnicodeEncodeError:
+        # What a shell hands over as other bytes than UTF-8; files may be called so, and no more.
+        complain("an argument is not UTF-8, and cannot be sent")
+        return USAGE
     except Unreachable as exc:
         complain(str(exc))
         return UNREACHABLE

@@ -19,6 +19,7 @@ __all__ = [
     "json_text",
     "note",
     "readable",
+    "show",
 ]
 
 # Exit statuses.
@@ -47,6 +48,18 @@ def note(line: str) -> None:
     """Write a line on stderr, in one piece: several threads write there."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def show(text: str, *, end: str = "\n") -> None:
+    """Write a text to stdout in UTF-8, as logs and JSON are, whatever a terminal takes.
+
+    Args:
+        text: The text.
+        end: What follows it.
+    """
+    sys.stdout.flush()
+    sys.stdout.buffer.write(f"{text}{end}".encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

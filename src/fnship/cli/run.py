@@ -162,5 +162,5 @@ def check_folder(folder: Path, target: str) -> None:
     ):
         raise UsageError(
             f"there is no function/handler.py in {folder.resolve()}. Write a new function with "
-            "`fnship new DIR`, or name another handler with --target module:name"
+            "`fnship new DIR`, or serve another handler with `fnship run --target module:name`"
         )

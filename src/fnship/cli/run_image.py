@@ -30,8 +30,6 @@ __all__ = ["run_image"]
 _PORT: Final = 8080
 _READY_WITHIN: Final = 120.0  # seconds for start() to finish and ready() to say yes
 _VARIABLE: Final = re.compile(r"[^=\x00]+(=[^\x00]*)?")
-_MEMORY: Final = re.compile(r"[1-9][0-9]*[bkmg]?", re.IGNORECASE | re.ASCII)
-_CPUS: Final = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _KILLED: Final = 137  # 128 + SIGKILL
 
 
@@ -87,10 +85,7 @@ def _check(env: Sequence[str], limits: Limits) -> None:
     for each in env:
         if not _VARIABLE.fullmatch(each):
             raise UsageError(f"--env {each.partition('=')[0]!r} is no variable: write NAME=VALUE")
-    if not _MEMORY.fullmatch(limits.memory):
-        raise UsageError(f"--memory {limits.memory!r} is no size: write it as 512m or 1g")
-    if limits.cpus and not _CPUS.fullmatch(limits.cpus):
-        raise UsageError(f"--cpus {limits.cpus!r} is no number: write it as 2 or 0.5")
+    limits.check("--")
 
 
 def _given(env: Sequence[str]) -> dict[str, str]:

@@ -9,8 +9,17 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from fnship.cli.client import Client, engine_options, json_option, path, show_json, show_table
-from fnship.cli.output import json_text
+from fnship.cli.client import (
+    Client,
+    engine_options,
+    json_option,
+    path,
+    show_deleted,
+    show_json,
+    show_table,
+)
+from fnship.cli.engine import read_span
+from fnship.cli.output import json_text, show
 from fnship.errors import MalformedJSON, UsageError
 from fnship.function import codec
 
@@ -65,7 +74,7 @@ def get(key: str, engine: str | None, data: Path | None, as_json: bool, **scope:
     if as_json:
         show_json(reply)
     else:
-        click.echo(json_text(reply.json()["value"], indent=2))
+        show(json_text(reply.fields("value")["value"], indent=2))
 
 
 @command.command("set")
@@ -76,20 +85,21 @@ def get(key: str, engine: str | None, data: Path | None, as_json: bool, **scope:
     type=click.IntRange(min=0),
     help="Write only if this is the current version; 0 only creates.",
 )
-@click.option("--ttl", type=float, metavar="SECONDS", help="How long the key is kept.")
+@click.option("--ttl", metavar="DURATION", help="How long the key is kept.  [default: for ever]")
 @_scope_options
 @json_option
 def set_(
     key: str,
     value: str,
     version: int | None,
-    ttl: float | None,
+    ttl: str | None,
     engine: str | None,
     data: Path | None,
     as_json: bool,
     **scope: Any,
 ) -> None:
     """Write a value, in JSON, under KEY; - reads it from stdin."""
+    seconds = read_span("--ttl", ttl) if ttl is not None else None
     body = sys.stdin.buffer.read() if value == "-" else value.encode(errors="surrogateescape")
     try:
         codec.decode(body)
@@ -98,12 +108,12 @@ def set_(
             f"the value is no JSON: {exc}. A text stands in quotes: '\"text\"'"
         ) from exc
     with Client.find(engine, data) as client:
-        query = _query(scope, key=key, version=version, ttl=ttl)
+        query = _query(scope, key=key, version=version, ttl=seconds)
         reply = client.call("PUT", _ITEM, query=query, body=body)
     if as_json:
         show_json(reply)
     else:
-        click.echo(f"{key} is at version {reply.json()['version']}")
+        show(f"{key} is at version {reply.fields('version')['version']}")
 
 
 @command.command("list")
@@ -134,22 +144,25 @@ def list_(
     if as_json:
         show_json(reply)
         return
-    page = reply.json()
     rows: list[tuple[object, ...]] = [
-        (item["key"], item["version"], json_text(item["value"])) for item in page["items"]
+        (item["key"], item["version"], json_text(item["value"]))
+        for item in reply.items("key", "version", "value")
     ]
     show_table(("KEY", "VERSION", "VALUE"), rows)
-    if page["cursor"]:
-        click.echo(f"There are more: --cursor {page['cursor']}", err=True)
+    if cursor := reply.fields("cursor")["cursor"]:
+        click.echo(f"There are more: --cursor {cursor}", err=True)
 
 
 @command.command("delete")
 @click.argument("key")
 @_scope_options
-def delete(key: str, engine: str | None, data: Path | None, **scope: Any) -> None:
+@json_option
+def delete(key: str, engine: str | None, data: Path | None, as_json: bool, **scope: Any) -> None:
     """Delete KEY."""
     with Client.find(engine, data) as client:
         client.call("DELETE", _ITEM, query=_query(scope, key=key))
+    if as_json:
+        show_deleted(key)
 
 
 @command.command("export")
@@ -158,7 +171,7 @@ def export(engine: str | None, data: Path | None, **scope: Any) -> None:
     """Write every key of a scope to stdout, one JSON object a line."""
     with Client.find(engine, data) as client:
         for piece in client.text(path("state", "export"), **_query(scope)):
-            sys.stdout.write(piece)
+            show(piece, end="")
 
 
 @command.command("import")
@@ -172,4 +185,4 @@ def import_(file: Any, engine: str | None, data: Path | None, as_json: bool, **s
     if as_json:
         show_json(reply)
     else:
-        click.echo(f"{reply.json()['imported']} keys written")
+        click.echo(f"{reply.fields('imported')['imported']} keys written")

@@ -7,6 +7,7 @@ there is refused, whatever it is called: the address that is connected to counts
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import urllib.parse
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_NEVER: Final = "{} is {}, where no function is called. Allow it with --allow {}"
+_NEVER: Final = "{} is {}, which is not called unless the engine is started with --allow {}"
+_LOCALHOST: Final = "localhost"
+_LONGEST_NAME: Final = 253
+_LONGEST_LABEL: Final = 63
 
 
 class RefusedAddress(OSError):
@@ -56,6 +60,14 @@ class AddressPolicy:
                     ) from None
                 self._hosts.add(each.lower().rstrip("."))
 
+    def add_own(self, address: str) -> None:
+        """Refuse one more address that the engine itself listens on.
+
+        Raises:
+            InvalidRequest: It is no ``host:port``.
+        """
+        self._own.append(_own_address(address))
+
     def check_url(self, url: str) -> str:
         """See that a URL may be called, as far as it can be seen without asking for its name.
 
@@ -70,7 +82,7 @@ class AddressPolicy:
             host, port = parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
         except (ValueError, KeyError):
             host, port = None, 0
-        if not host or not url.isascii() or any(ord(each) <= 32 for each in url):
+        if not host or not _is_host(host) or re.search(r"[^\x21-\x7e]", url):
             raise InvalidRequest(f"{url!r} is no URL such as http://127.0.0.1:5000")
         if parts.username is not None or parts.password is not None:
             raise InvalidRequest("a URL with a user or password in it is not called")
@@ -102,10 +114,8 @@ class AddressPolicy:
             return _NEVER.format(shown, "a link-local address", host)
         if found.is_multicast or (found.is_reserved and not found.is_loopback):
             return _NEVER.format(shown, "no address of a single machine", host)
-        for own_address, own_port in self._own:
-            here = own_address.is_unspecified or own_address == found or found.is_unspecified
-            if own_port == port and (here or (own_address.is_loopback and found.is_loopback)):
-                return f"{shown} on port {port} is this engine itself, which is no function"
+        if any(own_port == port and _leads_to(own, found) for own, own_port in self._own):
+            return _NEVER.format(f"{shown} on port {port}", "this engine itself", host)
         return ""
 
 
@@ -148,8 +158,40 @@ def guarded_connector(policy: AddressPolicy) -> aiohttp.TCPConnector:
     )
 
 
+def _is_host(host: str) -> bool:
+    """Whether a host is an address, or a name that can be looked up."""
+    if ":" in host:
+        return True
+    name = host.removesuffix(".")
+    return len(name) <= _LONGEST_NAME and all(
+        0 < len(label) <= _LONGEST_LABEL for label in name.split(".")
+    )
+
+
+def _leads_to(own: _Address, found: _Address) -> bool:
+    """Whether what is sent to `found` comes to who listens on `own`, if the port is the same."""
+    if own == found or found.is_unspecified:
+        return True
+    if own.is_unspecified:
+        return found.is_loopback or _is_of_this_machine(found)
+    return own.is_loopback and found.is_loopback
+
+
+def _is_of_this_machine(address: _Address) -> bool:
+    """Whether an address is one of this machine's: no other can be bound. Nothing is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
+
+
 def _literal(host: str) -> list[str]:
-    """The address that a host is, if it is one, in whichever of its spellings."""
+    """The address that a host is, if that can be seen, in whichever of its spellings."""
+    if f".{host.removesuffix('.')}".lower().endswith(f".{_LOCALHOST}"):
+        return ["127.0.0.1"]  # all of these names are loopback, RFC 6761
     try:
         return [str(ipaddress.ip_address(host.partition("%")[0]))]
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,17 +13,21 @@ from fnship.engine.invoker import Answer, Attempt, Invoker, deadline, go_duratio
 from fnship.engine.live import LiveAttempts
 from fnship.engine.model import Activity, Function, Outcome, Status
 from fnship.engine.retry import decide
+from fnship.engine.runners.runner import Place
 from fnship.engine.tokens import Tokens
 from fnship.errors import EngineError
 
 __all__ = ["LOGS_PATH", "STATE_PATH", "Attempts"]
 
+_log = logging.getLogger(__name__)
+
 LOGS_PATH: Final = "/functions/logs"
-"""Where functions send their log lines."""
+"""Where functions send their log lines: those of many attempts here, of one below it."""
 
 STATE_PATH: Final = "/functions/state"
 """Where they keep their state."""
 
+_LATE_STATE: Final = 10.0  # seconds after its time in which one that still runs has its state
 _LATE_LINES: Final = 3600.0  # seconds after its end in which an attempt may still add to its log
 
 
@@ -31,16 +36,16 @@ class Attempts:
 
     Args:
         invoker: Sends them.
-        locate: Gives the URL where a function answers, and starts it if need be.
+        locate: Tells where a function is, and starts it if need be.
         tokens: Makes the tokens that a function gets.
         live: Told of every attempt.
-        endpoint: The engine's URL, as a function sees it.
+        endpoint: The engine's URL, as functions see it unless their place says otherwise.
     """
 
     def __init__(
         self,
         invoker: Invoker,
-        locate: Callable[[Function], Awaitable[str]],
+        locate: Callable[[Function], Awaitable[Place]],
         tokens: Tokens,
         live: LiveAttempts,
         endpoint: str,
@@ -65,6 +70,10 @@ class Attempts:
         self._live.begin(activity.id, activity.attempts)
         try:
             answer = await self._call(activity, function)
+        except Exception as exc:  # noqa: BLE001 - an outcome of this attempt, not the end of all
+            _log.exception("attempt %s of activity %s", activity.attempts, activity.id)
+            message = f"the engine itself failed: {type(exc).__name__}; its log says why"
+            answer = Answer(Outcome(code=contract.TRANSIENT, message=message))
         finally:
             self._live.end(activity.id, activity.attempts)
         now = time.time()
@@ -96,25 +105,24 @@ class Attempts:
 
     async def _call(self, activity: Activity, function: Function) -> Answer:
         try:
-            url = await self._locate(function)
+            place = await self._locate(function)
         except EngineError as exc:
             return Answer(Outcome(code=contract.TRANSIENT, message=str(exc)))
         previous = bytes(activity.previous) if activity.previous is not None else None
         return await self._invoker.send(
             Attempt(
-                url=url,
+                url=place.url,
                 body=request_body(bytes(activity.payload), previous),
-                headers=self._headers(activity, function),
+                headers=self._headers(activity, function, place.endpoint or self._endpoint),
                 timeout=function.timeout,
             )
         )
 
-    def _headers(self, activity: Activity, function: Function) -> dict[str, str]:
+    def _headers(self, activity: Activity, function: Function, endpoint: str) -> dict[str, str]:
         now = time.time()
         expires = now + function.timeout
         scope, event = activity.scope, activity.event
         attempt = (activity.id, activity.attempts, scope)
-        endpoint = self._endpoint
         headers = {
             contract.ACTIVITY_ID: activity.id,
             contract.ORGANIZATION_ID: scope.organization_id,
@@ -123,9 +131,10 @@ class Attempts:
             contract.ENVIRONMENT_NAME: scope.environment_name,
             contract.ENGINE_ENDPOINT: endpoint,
             contract.FILE_UPLOAD: f"{LOGS_PATH}/{activity.id}/{activity.attempts}",
+            contract.LOG_BATCH_ENDPOINT: LOGS_PATH,
             contract.WORKFLOW_TOKEN: self._tokens.mint("log", *attempt, expires + _LATE_LINES),
             contract.STATE_ENDPOINT: endpoint + STATE_PATH,
-            contract.STATE_TOKEN: self._tokens.mint("state", *attempt, expires),
+            contract.STATE_TOKEN: self._tokens.mint("state", *attempt, expires + _LATE_STATE),
             contract.ACTIVITY_ATTEMPT: str(activity.attempts),
             contract.ACTIVITY_DEADLINE: deadline(now, function.timeout),
             contract.TIMEOUT: go_duration(function.timeout),

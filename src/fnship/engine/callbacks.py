@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import logging
 import random
 import time
+import urllib.parse
+from collections import Counter
 from typing import Final
 
 import aiohttp
@@ -21,13 +24,16 @@ from fnship.engine.retry import backoff
 from fnship.engine.stores.activities import ActivityStore, Callback
 from fnship.errors import EngineError, Missing
 
-__all__ = ["Callbacks", "sign"]
+__all__ = ["Callbacks", "shown_key", "sign"]
 
 _log = logging.getLogger(__name__)
 
 _POLICY: Final = RetryPolicy(max_attempts=12)  # the last about 40 minutes after the first
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 64
+_AT_ONE_HOST: Final = 4  # of those, so that a host which is silent leaves room for others
+_LOOKED_AT: Final = 500  # that are due, to find some that may go
 _TIMEOUT: Final = aiohttp.ClientTimeout(30.0, sock_connect=10.0)
+_SOONEST: Final = 0.05  # seconds until what is due next is looked for
 _AFTER_TROUBLE: Final = 5.0  # seconds until the database is asked again that failed
 
 
@@ -56,6 +62,8 @@ class Callbacks:
         )
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._active: dict[str, asyncio.Task[None]] = {}  # deliveries, by their activities
+        self._hosts: Counter[str] = Counter()  # where they go
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -68,26 +76,54 @@ class Callbacks:
     async def close(self) -> None:
         """Stop; what is not delivered yet will be, after the next start."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            ending = [self._task, *self._active.values()]
+            for task in ending:
+                task.cancel()
+            await asyncio.wait(ending)
         await self._session.close()
 
     async def _deliver_all(self) -> None:
         while True:
             self._wake.clear()
             try:
-                found, following = await self._store.due_callbacks(time.time(), _AT_ONCE)
-                await asyncio.gather(*(self._deliver(each) for each in found))
+                delay = await self._begin_due()
             except EngineError as exc:
                 _log.warning("callbacks have to wait: %s", exc)
-                following = time.time() + _AFTER_TROUBLE
-                found = []
-            if not found:
-                delay = None if following is None else max(0.05, following - time.time())
-                try:
-                    await asyncio.wait_for(self._wake.wait(), delay)
-                except TimeoutError:
-                    continue
+                delay = _AFTER_TROUBLE
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+
+    async def _begin_due(self) -> float | None:
+        """Begin the deliveries that are due and have room. Returns the seconds until the next."""
+        now = time.time()
+        # What is due later than any delay is long was set so by a clock that has gone back since.
+        found, following = await self._store.due_callbacks(now, _LOOKED_AT, _POLICY.max_delay)
+        for each in found:
+            host = urllib.parse.urlsplit(each.url).netloc
+            free = len(self._active) < _AT_ONCE and self._hosts[host] < _AT_ONE_HOST
+            if free and each.activity_id not in self._active:
+                self._begin(each, host)
+        return None if following is None else max(_SOONEST, following - now)
+
+    def _begin(self, callback: Callback, host: str) -> None:
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._active[callback.activity_id]
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+            self._wake.set()
+
+        self._hosts[host] += 1
+        task = asyncio.get_running_loop().create_task(self._try(callback))
+        self._active[callback.activity_id] = task
+        task.add_done_callback(ended)
+
+    async def _try(self, callback: Callback) -> None:
+        try:
+            await self._deliver(callback)
+        except Exception as exc:  # noqa: BLE001 - it is due all the same, and others are too
+            _log.warning("the callback of %s has to wait: %s", callback.activity_id, exc)
+            await asyncio.sleep(_AFTER_TROUBLE)
 
     async def _deliver(self, callback: Callback) -> None:
         try:
@@ -95,7 +131,10 @@ class Callbacks:
         except Missing:
             await self._store.end_callback(callback.activity_id)
             return
-        problem = await self._post(callback.url, activity)
+        try:
+            problem = await self._post(callback.url, activity)
+        except Exception as exc:  # noqa: BLE001 - whatever a URL brings about is its own trouble
+            problem = f"{type(exc).__name__}: {exc}"
         if problem is None:
             await self._store.end_callback(activity.id)
         elif callback.attempts + 1 >= _POLICY.max_attempts:
@@ -103,6 +142,9 @@ class Callbacks:
             await self._store.end_callback(activity.id)
         else:
             delay = backoff(_POLICY, callback.attempts + 1, random.random())  # noqa: S311 - jitter
+            _log.warning(
+                "the callback of activity %s waits %.1f s: %s", activity.id, delay, problem
+            )
             await self._store.delay_callback(activity.id, time.time() + delay)
 
     async def _post(self, url: str, activity: Activity) -> str | None:
@@ -130,6 +172,11 @@ class Callbacks:
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             return str(exc) or type(exc).__name__
+
+
+def shown_key(secret: bytes) -> str:
+    """The key of the signatures, as Standard Webhooks write it."""
+    return f"whsec_{base64.b64encode(secret).decode()}"
 
 
 def sign(secret: bytes, activity_id: str, moment: str, body: bytes) -> str:

@@ -8,45 +8,53 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
+from fnship import contract
 from fnship.engine.addresses import AddressPolicy, guarded_connector
 from fnship.engine.attempt import Attempts
-from fnship.engine.callbacks import Callbacks
+from fnship.engine.callbacks import Callbacks, shown_key
 from fnship.engine.data import DataFolder
 from fnship.engine.durable import Durable
 from fnship.engine.durable.dbos import DBOSDurable
 from fnship.engine.invoker import Invoker
 from fnship.engine.lanes import Lanes
 from fnship.engine.live import LiveAttempts
-from fnship.engine.model import Activity, Function, Outcome, Status
+from fnship.engine.model import Activity, Function, Outcome, Source, Status
 from fnship.engine.options import EngineOptions
+from fnship.engine.runners.image import Containers
 from fnship.engine.runners.registry import Runners
 from fnship.engine.sql.database import Database
-from fnship.engine.stores.activities import ActivityQuery, ActivityStore, Page
+from fnship.engine.stores.activities import (
+    ActivityQuery,
+    ActivityStore,
+    Page,
+    check_same_call,
+)
 from fnship.engine.stores.functions import FunctionStore
 from fnship.engine.stores.logs import LogStore
 from fnship.engine.stores.state import StateStore
 from fnship.engine.submission import Submission, Submitted, check
 from fnship.engine.tokens import Tokens
 from fnship.engine.workflow import Workflow
-from fnship.errors import AlreadyThere, EngineError, Missing, Overloaded
+from fnship.errors import AlreadyThere, EngineError, InvalidRequest, Missing, Overloaded
 
 __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
 _CANCELLED: Final = "it was cancelled"
+_STOPPED: Final = "the engine stopped, and what is ephemeral is not resumed"
 _PURGE_EVERY: Final = 60.0  # seconds
 _PURGE_AT_ONCE: Final = 200
 _RETRY_HANDOVER: Final = 1.0  # seconds after which an activity is handed over again
 
 
 class Engine:
-    """Runs activities; made with `open`. For one event loop.
+    """Runs activities; made with `open`, and `close` ends it. For one event loop.
 
     Attributes:
         options: How it is set up.
@@ -56,7 +64,10 @@ class Engine:
         logs: The logs.
         tokens: The tokens of attempts.
         live: The attempts that are being made.
+        callback_key: What callbacks are signed with, as receivers write it.
         on_line: Told the name of a function and each line that its process writes; None: nobody.
+        bridge: Given an address of this machine, listens there for functions in containers, and
+            gives the ``host:port``; None where they reach what `EngineOptions` advertises.
     """
 
     def __init__(self, options: EngineOptions, folder: DataFolder, database: Database) -> None:
@@ -70,11 +81,16 @@ class Engine:
         self.tokens = Tokens(folder.secret("tokens"))
         self.live = LiveAttempts()
         self.on_line: Callable[[str, str], None] | None = None
+        self.bridge: Callable[[str], Awaitable[str]] | None = None
         self._database = database
         self._activities = ActivityStore(database)
         self._addresses = AddressPolicy(own=options.own_addresses, allow=options.allow)
         self._connector = guarded_connector(self._addresses)
-        self._runners = Runners(self._addresses, self._heard)
+        self._runners = Runners(
+            self._addresses,
+            Containers(options.containers, str(folder.path), self._reach),
+            self._heard,
+        )
         self._invoker = Invoker(self._connector)
         self._lanes = Lanes(options.concurrency)
         self._durable: Durable = DBOSDurable(folder.durable)
@@ -82,12 +98,14 @@ class Engine:
             self._activities,
             self.functions,
             Attempts(
-                self._invoker, self._runners.url, self.tokens, self.live, options.advertise_url
+                self._invoker, self._runners.place, self.tokens, self.live, options.advertise_url
             ),
             self._lanes,
             self._has_ended,
         )
-        self._callbacks = Callbacks(self._activities, self._connector, folder.secret("callbacks"))
+        key = folder.secret("callbacks")
+        self.callback_key = shown_key(key)
+        self._callbacks = Callbacks(self._activities, self._connector, key)
         self._in_memory: dict[str, Activity] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # of ephemeral activities, by their ids
         self._handovers: set[asyncio.Task[None]] = set()
@@ -97,32 +115,36 @@ class Engine:
 
     @classmethod
     async def open(cls, options: EngineOptions) -> Engine:
-        """Open an engine, and go on with what the last one left.
+        """Open an engine. It accepts and runs nothing before `begin`.
 
         Raises:
             UsageError: The data folder cannot be used, or another engine uses it.
         """
         folder = DataFolder(options.data)
         try:
-            engine = cls(options, folder, Database(folder.database))
+            return cls(options, folder, Database(folder.database))
         except BaseException:
             folder.close()
             raise
-        try:
-            await engine._start()
-        except BaseException:
-            await engine.close()
-            raise
-        return engine
 
-    async def _start(self) -> None:
+    async def begin(self) -> None:
+        """Run what comes, and go on with what the last engine left.
+
+        Raises:
+            UsageError: What that left cannot be read.
+        """
         await self._durable.open(self._workflow.run)
         handed_over = {each.key for each in await self._durable.outstanding()}
-        for activity_id, function in await self._activities.unfinished():
+        unfinished = await self._activities.unfinished()
+        if unfinished:
+            _log.info("%d unended from before: they go on", len(unfinished))
+        for activity_id, function in unfinished:
             if activity_id not in handed_over:
                 await self._hand_over(activity_id, function)
         self._callbacks.start()
         self._chores = [asyncio.create_task(self._purge_for_ever())]
+        if any(each.source is Source.IMAGE for each in await self.functions.list()):
+            self._chores.append(asyncio.create_task(self._runners.tidy()))
 
     async def close(self) -> None:
         """Stop. Attempts in flight get `options.grace`; the rest goes on after the next start."""
@@ -142,6 +164,12 @@ class Engine:
         self._database.close()
         self.folder.close()
 
+    def hurry(self) -> None:
+        """Cut off what `close` waits for."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._durable.hurry()
+
     async def submit(self, submission: Submission) -> Submitted:
         """Accept an activity. A durable one is on the disk then.
 
@@ -156,13 +184,16 @@ class Engine:
         if self._closing:
             raise Overloaded("the engine is stopping")
         function = await self.functions.get(submission.function)
-        check(submission, self.options.max_payload)
+        payload = check(submission, self.options.max_payload)
         if submission.callback is not None:
-            self._addresses.check_url(submission.callback)
+            try:
+                self._addresses.check_url(submission.callback)
+            except InvalidRequest as exc:
+                raise InvalidRequest(f"the callback: {exc}") from exc
         activity = Activity(
             id=submission.id or uuid.uuid4().hex,
             function=function.name,
-            payload=msgspec.Raw(submission.payload),
+            payload=payload,
             scope=submission.scope,
             event=submission.event,
             callback=submission.callback,
@@ -174,7 +205,12 @@ class Engine:
             return await self._submit_in_memory(activity, named=submission.id is not None)
         if activity.id in self._in_memory:
             raise AlreadyThere(f"activity {activity.id!r} is running, and is ephemeral")
-        kept, created = await self._activities.accept(activity, submission.idempotency_key)
+        kept, created = await self._activities.accept(
+            activity,
+            submission.idempotency_key,
+            named=submission.id is not None,
+            once=submission.once,
+        )
         if created:
             await self._hand_over(kept.id, function.name)
         return Submitted(kept, created)
@@ -206,6 +242,11 @@ class Engine:
             waiters.discard(ending)
             if not waiters:
                 self._waiters.pop(activity_id, None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is being made."""
+        return len(self.live) > 0
 
     async def activity(self, activity_id: str) -> Activity:
         """An activity.
@@ -255,6 +296,9 @@ class Engine:
             raise AlreadyThere(
                 f"activity {activity_id!r} has not ended: it is {activity.status}. Cancel it first"
             )
+        return await self._replay(activity)
+
+    async def _replay(self, activity: Activity, *, once: bool = False) -> Activity:
         submission = Submission(
             function=activity.function,
             payload=bytes(activity.payload),
@@ -263,9 +307,11 @@ class Engine:
             callback=activity.callback,
             durable=activity.durable,
             replay_of=activity.id,
+            once=once,
         )
         replayed = (await self.submit(submission)).activity
-        await self._activities.mark_replayed(activity.id, replayed.id)
+        if not activity.durable:
+            await self._activities.mark_replayed(activity.id, replayed.id)
         return replayed
 
     async def replay_all(self, query: ActivityQuery) -> int:
@@ -285,9 +331,10 @@ class Engine:
                     query, status=None, dead=True, limit=100, cursor=cursor, created_before=before
                 )
             )
-            for activity in page.items:
-                with contextlib.suppress(Missing):  # its function is gone; it stays a dead letter
-                    await self.replay(activity.id)
+            for listed in page.items:
+                # Its function is gone, and it stays a dead letter; or somebody else replays it.
+                with contextlib.suppress(Missing, AlreadyThere):
+                    await self._replay(await self._activities.get(listed.id), once=True)
                     count += 1
             cursor = page.cursor
             if cursor is None:
@@ -299,8 +346,8 @@ class Engine:
         Raises:
             InvalidRequest: A value in it is not valid, or its URL may not be called.
         """
-        kept = await self.functions.put(self._runners.check(function))
-        await self._runners.forget(function.name)
+        kept = await self.functions.put(await self._runners.check(function))
+        await self._runners.changed(kept)
         return kept
 
     async def delete_function(self, name: str) -> None:
@@ -337,22 +384,49 @@ class Engine:
             await asyncio.sleep(_RETRY_HANDOVER)
 
     async def _submit_in_memory(self, activity: Activity, *, named: bool) -> Submitted:
-        if named:
-            if activity.id in self._in_memory:
-                raise AlreadyThere(f"activity {activity.id!r} is running")
-            with contextlib.suppress(Missing):
-                await self._activities.get(activity.id)
-                raise AlreadyThere(f"activity {activity.id!r} exists already")
+        kept = await self._claim(activity) if named else None
+        if kept is not None:
+            check_same_call(kept, activity)
+            return Submitted(kept, created=False)
         self._in_memory[activity.id] = activity
         task = asyncio.get_running_loop().create_task(self._run_in_memory(activity))
         self._tasks[activity.id] = task
         return Submitted(activity, created=True)
 
+    async def _claim(self, activity: Activity) -> Activity | None:
+        """Give an id to an ephemeral activity, before anybody waits for anything.
+
+        Returns:
+            What has it already; None where it had nobody.
+        """
+        running = self._in_memory.setdefault(activity.id, activity)
+        if running is not activity:
+            return running
+        try:
+            kept = await self._activities.find(activity.id)
+        except BaseException:
+            del self._in_memory[activity.id]
+            raise
+        if kept is not None:
+            del self._in_memory[activity.id]
+            if kept.status.final:
+                self._has_ended(kept)  # for those who came meanwhile, and wait
+        return kept
+
     async def _run_in_memory(self, activity: Activity) -> None:
         def see(changed: Activity) -> None:
             self._in_memory[activity.id] = changed
 
-        ended = await self._workflow.run_in_memory(activity, see)
+        try:
+            ended = await self._workflow.run_in_memory(activity, see)
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            ended = self._in_memory[activity.id].changed(
+                status=Status.FAILED,
+                outcome=Outcome(code=contract.TRANSIENT, message=_STOPPED),
+                ended=time.time(),
+            )
         await self._end_in_memory(ended)
 
     async def _end_in_memory(self, activity: Activity) -> None:
@@ -373,6 +447,14 @@ class Engine:
         self.logs.ended(activity.id)
         if activity.callback is not None:
             self._callbacks.wake()
+
+    async def _reach(self, address: str) -> str:
+        """Where a container that knows this machine by `address` reaches the engine."""
+        if self.bridge is None:
+            return self.options.advertise_url
+        reached = await self.bridge(address)
+        self._addresses.add_own(reached)
+        return f"http://{reached}"
 
     def _heard(self, name: str, line: str) -> None:
         if self.on_line is not None:

@@ -14,6 +14,8 @@ import msgspec
 
 from fnship import contract
 from fnship.engine.model import Outcome
+from fnship.engine.verbatim import verbatim
+from fnship.errors import MalformedJSON
 
 __all__ = [
     "MAX_ANSWER",
@@ -162,7 +164,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, now: float
         body: Its body.
         now: Seconds since 1970.
     """
-    if status == 200:
+    if 200 <= status < 300:  # ours answers 200; another's handler may say 201 or 204
         return Answer(_success(body))
     error = _error(body)
     if status in _TRY_AGAIN:
@@ -202,29 +204,24 @@ def go_duration(seconds: float) -> str:
 
 
 def _success(body: bytes) -> Outcome:
+    if not body.strip():
+        return Outcome(data=msgspec.Raw(b"null"))
+    try:
+        body = verbatim(body)
+    except MalformedJSON as exc:
+        return _failed(f"it answered with JSON that cannot be read ({exc}){_shown(body)}")
     try:
         value = _OBJECTS.decode(body)
     except msgspec.DecodeError:
-        return _success_otherwise(body)
+        return Outcome(data=msgspec.Raw(body))  # which is no object
     # Another server's function may answer with its bare result.
     return Outcome(data=value["data"] if "data" in value else msgspec.Raw(body))
 
 
-def _success_otherwise(body: bytes) -> Outcome:
-    """What is no object; kept where it is JSON at all."""
-    if not body.strip():
-        return Outcome(data=msgspec.Raw(b"null"))
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _failed(f"it answered 200, but not with JSON{_shown(body)}")
-    return Outcome(data=msgspec.Raw(body))
-
-
 def _error(body: bytes) -> _Error | None:
     try:
-        error = _ERRORS.decode(body)
-    except msgspec.DecodeError:
+        error = _ERRORS.decode(verbatim(body))
+    except (MalformedJSON, msgspec.DecodeError):
         return None
     known = contract.EXECUTE_AGAIN <= error.error_code <= contract.CONFLICT
     return error if known else None
@@ -237,9 +234,9 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return float(given)
     try:
         moment = email.utils.parsedate_to_datetime(given)
-    except ValueError:
+        return max(0.0, moment.timestamp() - now)
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, moment.timestamp() - now)
 
 
 def _shown(body: bytes) -> str:

@@ -23,6 +23,7 @@ class Lanes:
         self._limit = limit
         self._running = 0
         self._lanes: dict[str, _Lane] = {}
+        self._places: set[asyncio.Future[None]] = set()  # that are waited for in `turn`
         self._turns: deque[_Lane] = deque()  # lanes with somebody waiting, in order of their turns
 
     def enter(self, function: str, limit: int, come: Callable[[], None]) -> None:
@@ -52,6 +53,8 @@ class Lanes:
         """Wait for a place."""
         loop = asyncio.get_running_loop()
         place: asyncio.Future[None] = loop.create_future()
+        self._places.add(place)
+        place.add_done_callback(self._places.discard)
 
         def come() -> None:
             if place.cancelled():
@@ -77,11 +80,13 @@ class Lanes:
             self._lanes.pop(function, None)
 
     def clear(self) -> None:
-        """Forget everybody who waits."""
+        """Forget everybody who waits; a `turn` that is waited for is cancelled."""
         for lane in self._turns:
             lane.waiting.clear()
             lane.queued = False
         self._turns.clear()
+        for place in list(self._places):
+            place.cancel()
 
     @property
     def running(self) -> int:

@@ -1,39 +1,40 @@
-"""The log as functions reach it: each upload is a form with one file of whole lines."""
+"""The log as functions reach it: each upload is a form with a file of whole lines, or many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import msgspec
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from fnship import contract
 from fnship.engine.attempt import LOGS_PATH
-from fnship.engine.stores.logs import LogStore
+from fnship.engine.form import FilePart, read_form
+from fnship.engine.stores.logs import LogStore, Upload
 from fnship.engine.tokens import Tokens
 from fnship.errors import EngineError, InvalidRequest, NotAllowed, QuotaExceeded, TokenRefused
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-__all__ = ["MAX_UPLOAD", "log_route", "read_form"]
+__all__ = ["MAX_PARTS", "MAX_UPLOAD", "log_routes"]
 
 MAX_UPLOAD: Final = 16 * 2**20
 """Bytes of one upload."""
 
+MAX_PARTS: Final = 1000
+"""Files in an upload of many attempts."""
+
 _LONGEST_BATCH: Final = 100
+_BATCH: Final = contract.LOG_BATCH.lower().encode()
+_TOKEN: Final = contract.WORKFLOW_TOKEN.lower().encode()
 _STORED: Final = b'{"stored":true}'
 
 OnLines = Callable[[str, str], None]
 
 
-def log_route(store: LogStore, tokens: Tokens, on_lines: OnLines) -> Route:
-    """The route for functions.
+def log_routes(store: LogStore, tokens: Tokens, on_lines: OnLines) -> list[Route]:
+    """The routes for functions: the log of one attempt, and those of many at once.
 
     Args:
         store: Where lines go.
@@ -41,7 +42,11 @@ def log_route(store: LogStore, tokens: Tokens, on_lines: OnLines) -> Route:
         on_lines: Told of an activity's id and its new lines.
     """
     api = _LogAPI(store, tokens, on_lines)
-    return Route(f"{LOGS_PATH}/{{activity_id}}/{{attempt:int}}", api.answer, methods=["POST"])
+    one = f"{LOGS_PATH}/{{activity_id}}/{{attempt:int}}"
+    return [
+        Route(one, api.take_one, methods=["POST"]),
+        Route(LOGS_PATH, api.take_many, methods=["POST"]),
+    ]
 
 
 class _LogAPI:
@@ -50,120 +55,86 @@ class _LogAPI:
         self._tokens = tokens
         self._on_lines = on_lines
 
-    async def answer(self, request: Request) -> Response:
-        """Take one upload."""
+    async def take_one(self, request: Request) -> Response:
+        """Take lines of one attempt."""
         try:
-            activity_id, attempt = self._attempt(request)
+            batch = request.headers.get(contract.LOG_BATCH)
+            token = request.headers.get(contract.WORKFLOW_TOKEN)
+            attempt = self._attempt(token)
+            if attempt != (request.path_params["activity_id"], request.path_params["attempt"]):
+                raise NotAllowed("the token is for the log of another attempt")
             if request.query_params.get("append") != "true":
                 raise InvalidRequest("only ?append=true is understood")
-            batch = request.headers.get(contract.LOG_BATCH)
-            if batch is not None and not 0 < len(batch) <= _LONGEST_BATCH:
-                raise InvalidRequest(f"{contract.LOG_BATCH} is not valid")
-            body = await _body(request)
-            content = read_form(request.headers.get("content-type", ""), body)
-            text = content.decode("utf-8", "replace")
-            if await self._store.append(activity_id, attempt, text, batch):
-                self._on_lines(activity_id, text)
+            if batch is not None:
+                _check_batch(batch)
+            part = (await _parts(request))[-1]
+            await self._append([Upload(*attempt, _text(part), batch)])
         except EngineError as exc:
-            answer = msgspec.json.encode({"error": str(exc)})
-            return Response(answer, exc.status, media_type="application/json")
+            return Response(_error(exc), exc.status, media_type="application/json")
         return Response(_STORED, media_type="application/json")
 
-    def _attempt(self, request: Request) -> tuple[str, int]:
-        token = request.headers.get(contract.WORKFLOW_TOKEN)
+    async def take_many(self, request: Request) -> Response:
+        """Take lines of several attempts, each with its own token; says of each how it went."""
+        try:
+            parts = await _parts(request)
+            if len(parts) > MAX_PARTS:
+                raise QuotaExceeded(f"an upload has {MAX_PARTS} files at most")
+            answers: list[dict[str, Any]] = []
+            uploads: list[Upload] = []
+            for part in parts:
+                try:
+                    uploads.append(self._upload(part))
+                    answers.append({"status": 200})
+                except EngineError as exc:
+                    answers.append({"status": exc.status, "error": str(exc)})
+            await self._append(uploads)
+        except EngineError as exc:
+            return Response(_error(exc), exc.status, media_type="application/json")
+        body = msgspec.json.encode({"parts": answers})
+        return Response(body, media_type="application/json")
+
+    def _upload(self, part: FilePart) -> Upload:
+        token = part.headers.get(_TOKEN)
+        attempt = self._attempt(None if token is None else token.decode("latin-1"))
+        batch = part.headers.get(_BATCH, b"").decode("latin-1")
+        _check_batch(batch)
+        return Upload(*attempt, _text(part), batch)
+
+    def _attempt(self, token: str | None) -> tuple[str, int]:
         if token is None:
             raise TokenRefused(f"{contract.WORKFLOW_TOKEN} is missing")
         grant = self._tokens.verify(token, "log")
-        wanted = request.path_params["activity_id"], request.path_params["attempt"]
-        if (grant.activity_id, grant.attempt) != wanted:
-            raise NotAllowed("the token is for the log of another attempt")
-        return wanted
+        return grant.activity_id, grant.attempt
+
+    async def _append(self, uploads: list[Upload]) -> None:
+        new = await self._store.append_all(uploads)
+        for upload, is_new in zip(uploads, new, strict=True):
+            if is_new:
+                self._on_lines(upload.activity_id, upload.text)
 
 
-async def _body(request: Request) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+def _check_batch(batch: str) -> None:
+    if not 0 < len(batch) <= _LONGEST_BATCH:
+        raise InvalidRequest(
+            f"{contract.LOG_BATCH} is missing or not valid: ATTEMPT-SEQUENCE, of at most "
+            f"{_LONGEST_BATCH} characters"
+        )
+
+
+async def _parts(request: Request) -> list[FilePart]:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
         if size > MAX_UPLOAD:
             raise QuotaExceeded(f"an upload has {MAX_UPLOAD} bytes at most")
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        pieces.append(piece)
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return read_form(request.headers.get("content-type", ""), body)
 
 
-def read_form(content_type: str, body: bytes) -> bytes:
-    """The file part ``content`` of a form.
-
-    Args:
-        content_type: With the form's boundary.
-        body: The whole form.
-
-    Raises:
-        InvalidRequest: There is no such part, or it is no form.
-    """
-    try:
-        kind, options = parse_options_header(content_type)
-    except ValueError:
-        kind, options = b"", {}
-    boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
-        raise InvalidRequest("the body is no multipart/form-data")
-    form = _Form()
-    parser = MultipartParser(boundary, form.callbacks())
-    try:
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as exc:
-        raise InvalidRequest(f"the form is not valid: {exc}") from exc
-    if form.content is None or not form.whole:
-        raise InvalidRequest("the form has no whole file part named content")
-    return b"".join(form.content)
+def _text(part: FilePart) -> str:
+    return part.content.decode("utf-8", "replace")
 
 
-class _Form:
-    """Collects the data of the part that is wanted."""
-
-    def __init__(self) -> None:
-        self.content: list[bytes] | None = None
-        self.whole = False
-        self._field = b""
-        self._value = b""
-        self._disposition = b""
-        self._wanted = False
-
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._disposition = b""
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._field = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._wanted = options.get(b"name") == b"content" and b"filename" in options
-        if self._wanted:
-            self.content = []
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._wanted and self.content is not None:
-            self.content.append(data[start:end])
-
-    def _end(self) -> None:
-        self.whole = True
+def _error(exc: EngineError) -> bytes:
+    return msgspec.json.encode({"error": str(exc)})

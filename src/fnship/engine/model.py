@@ -13,6 +13,7 @@ __all__ = [
     "Event",
     "Function",
     "Outcome",
+    "Resources",
     "RetryPolicy",
     "Scope",
     "Source",
@@ -71,6 +72,19 @@ class Source(StrEnum):
 
     URL = "url"
     FOLDER = "folder"
+    IMAGE = "image"
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """What the container of an image may use.
+
+    Attributes:
+        memory: Such as ``512m``.
+        cpus: Such as ``1.5``; as many as there are where empty.
+    """
+
+    memory: str = "512m"
+    cpus: str = ""
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,10 +93,11 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: What it is called by.
         source: What `location` is.
-        location: A URL or a folder.
+        location: A URL, a folder, or the name of an image.
         timeout: Seconds that one attempt may take.
         concurrency: Requests at once.
         retry: When an activity of it is run again.
+        resources: What its container may use, where it is an image.
         created: When it was first registered, in seconds since 1970.
         updated: When it was last changed.
     """
@@ -93,6 +108,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 300.0
     concurrency: int = 16
     retry: RetryPolicy = RetryPolicy()
+    resources: Resources = Resources()
     created: float = 0.0
     updated: float = 0.0
 
@@ -104,6 +120,11 @@ class Scope(msgspec.Struct, frozen=True):
     project_id: str = DEFAULT_ID
     environment_id: str = DEFAULT_ID
     environment_name: str = DEFAULT_ID
+
+    @property
+    def ids(self) -> tuple[str, str, str]:
+        """What tells it from others, which its environment's name does not."""
+        return self.organization_id, self.project_id, self.environment_id
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ class EngineOptions:
     Attributes:
         data: The folder that everything is kept in; made where it does not exist.
         advertise_url: Where functions reach the engine.
+        containers: ``docker`` or ``podman``, which runs images; None for the one that is there.
         own_addresses: ``host:port`` that the engine itself listens on; no function may be there.
         allow: Hosts and networks that functions may be at although they are refused by default.
         concurrency: Attempts at once, over all functions.
@@ -29,6 +30,7 @@ class EngineOptions:
 
     data: Path
     advertise_url: str
+    containers: str | None = None
     own_addresses: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     concurrency: int = 256

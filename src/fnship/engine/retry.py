@@ -90,7 +90,10 @@ def retry_after(outcome: Outcome) -> float | None:
     value = data.get("retry_after") if isinstance(data, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    try:
+        return float(value) if math.isfinite(value) and value >= 0 else None
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 def _again(policy: RetryPolicy, activity: Activity, outcome: Outcome, now: float) -> Decision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import re
 import signal
 import socket
@@ -22,11 +23,14 @@ from fnship.engine.auth import Authority
 from fnship.engine.engine import Engine
 from fnship.engine.model import Function
 from fnship.engine.options import EngineOptions
-from fnship.errors import UsageError
+from fnship.errors import Overloaded, UsageError
+from fnship.server.limited import LimitedProtocol
 from fnship.server.loop import run_loop
 from fnship.server.sockets import address, listen
 
-__all__ = ["FUNCTIONS", "EngineServer", "open_listener", "run_engine"]
+_log = logging.getLogger(__name__)
+
+__all__ = ["FUNCTIONS", "EngineServer", "local_url", "open_listener", "run_engine"]
 
 FUNCTIONS: Final = "/functions/"
 """What paths begin with that are for functions."""
@@ -38,8 +42,16 @@ _MAX_BODY: Final = 64 * 2**20  # bytes; each route has a limit of its own that i
 _STREAMS: Final = re.compile(r"/v1/activities/[^/]+/logs")
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def open_listener(
+    host: str, port: int, *, host_option: str = "--host", port_option: str = "--port"
+) -> socket.socket:
     """Open a listening socket.
+
+    Args:
+        host: Name or address of an interface.
+        port: The port; 0 for a free one.
+        host_option: The option that says the host, for messages.
+        port_option: The option that says the port.
 
     Raises:
         UsageError: It cannot be had; says what to do.
@@ -47,13 +59,24 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         return listen(host, port)
     except UsageError as exc:
-        taken = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EADDRINUSE
-        if taken:
+        cause = exc.__cause__
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number == errno.EADDRINUSE:
             raise UsageError(
                 f"port {port} on {host} is in use by another process; stop that one, or choose "
-                "another with --port"
+                f"another with {port_option}"
+            ) from exc
+        if number == errno.EADDRNOTAVAIL or isinstance(cause, (socket.gaierror, UnicodeError)):
+            raise UsageError(
+                f"{host_option} {host!r} is no address of this machine; use 127.0.0.1 or 0.0.0.0"
             ) from exc
         raise
+
+
+def local_url(listener: socket.socket) -> str:
+    """Where this machine reaches a listener, be it bound to every address."""
+    url = address(listener)
+    return url.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
 
 
 def run_engine(
@@ -62,6 +85,7 @@ def run_engine(
     *,
     token: str | None = None,
     for_functions: socket.socket | None = None,
+    bridge: bool = False,
     functions: Sequence[Function] = (),
     started: Callable[[Engine], None] = lambda _: None,
     on_lines: Callable[[str, str], None] = lambda _, __: None,
@@ -74,6 +98,8 @@ def run_engine(
         listener: What it listens on.
         token: The main token of the API; the one that the data folder keeps by default.
         for_functions: Another listener, with the routes for functions alone.
+        bridge: Whether one more such is opened when a function is first run in a container, at
+            the address by which containers know this machine.
         functions: Registered before it is ready, in place of others of the same name.
         started: Called when it accepts connections.
         on_lines: Told an activity's id and the lines that its function has logged.
@@ -85,6 +111,7 @@ def run_engine(
     """
 
     async def main() -> None:
+        _tell("fnship.engine", say)
         engine = await Engine.open(options)
         try:
             authority = Authority(
@@ -95,14 +122,37 @@ def run_engine(
         except BaseException:
             await engine.close()
             raise
-        server = EngineServer(engine, authority, listener, for_functions, on_lines)
+        server = EngineServer(engine, authority, listener, for_functions, on_lines, bridge=bridge)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        with _noted(engine.folder.path / "url", address(listener)):
+        with _noted(engine.folder.path / "url", local_url(listener)):
             await server.serve(lambda: started(engine))
 
     run_loop(main(), uvicorn.Config("", loop="auto").get_loop_factory(), say)
+
+
+class _Say(logging.Handler):
+    """Hands what is logged to whoever is at the terminal."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        try:
+            self._say(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler does: a closed terminal ends nothing
+            self.handleError(record)
+
+
+def _tell(name: str, say: Callable[[str], None]) -> None:
+    """Have the log of a part of this process told."""
+    logger = logging.getLogger(name)
+    logger.handlers = [_Say(say)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 class EngineServer:
@@ -114,6 +164,7 @@ class EngineServer:
         listener: What it listens on.
         for_functions: Another listener, with the routes for functions alone.
         on_lines: Told an activity's id and the lines that its function has logged.
+        bridge: Whether functions in containers get a listener of their own when there is one.
     """
 
     def __init__(
@@ -123,19 +174,34 @@ class EngineServer:
         listener: socket.socket,
         for_functions: socket.socket | None = None,
         on_lines: Callable[[str, str], None] = lambda _, __: None,
+        *,
+        bridge: bool = False,
     ) -> None:
         self._engine = engine
         self._api = create_api(engine, authority)
-        functions = create_functions_api(engine, on_lines)
-        self._gate = _Gate(self._api, functions)
-        self._servers = [(_Server(_config(self._gate)), listener)]
-        if for_functions is not None:
-            self._servers.append((_Server(_config(functions)), for_functions))
+        self._functions = create_functions_api(engine, on_lines)
+        self._gate = _Gate(self._api, self._functions)
+        self._listener = listener
+        self._for_functions = for_functions
+        self._serving: dict[asyncio.Task[None], _Server] = {}
+        self._bridges: dict[str, str] = {}
+        self._opening = asyncio.Lock()
         self._stop = asyncio.Event()
+        if bridge:
+            engine.bridge = self._bridge
 
     def stop(self) -> None:
-        """Stop: accept no more, finish what is in flight within the engine's grace, and end."""
+        """Stop: accept no more, finish what is in flight within the engine's grace, and end.
+
+        The second time, what is in flight is cut off.
+        """
+        if self._stop.is_set():
+            self._engine.hurry()
+            return
         self._stop.set()
+        if self._engine.busy:
+            grace = self._engine.options.grace
+            _log.info("attempts in flight get %g s to end; a second signal cuts them off", grace)
 
     async def serve(self, started: Callable[[], object] = lambda: None) -> None:
         """Serve until `stop`, and close the engine.
@@ -143,19 +209,52 @@ class EngineServer:
         Args:
             started: Called when connections are accepted; what it raises ends this too.
         """
-        serving = [
-            asyncio.create_task(server.serve([listener])) for server, listener in self._servers
-        ]
         try:
-            for server, _ in self._servers:
-                await server.up.wait()
+            await self._engine.begin()
+            await self._serve(self._gate, self._listener)
+            if self._for_functions is not None:
+                await self._serve(self._functions, self._for_functions)
             started()
             await self._stop.wait()
         finally:
             await self._close()
-            for server, _ in self._servers:
+            for server in self._serving.values():
                 server.should_exit = True
-            await asyncio.gather(*serving)
+            await asyncio.gather(*self._serving)
+
+    async def _serve(self, app: ASGIApp, listener: socket.socket) -> None:
+        server = _Server(_config(app))
+        self._serving[asyncio.create_task(server.serve([listener]))] = server
+        await server.up.wait()
+
+    async def _bridge(self, host: str) -> str:
+        """Listen for functions at an address of this machine, unless something does already.
+
+        Returns:
+            ``host:port``.
+
+        Raises:
+            Overloaded: Nothing can; says what to do.
+        """
+        async with self._opening:
+            if host not in self._bridges:
+                self._bridges[host] = await self._open_bridge(host)
+        return self._bridges[host]
+
+    async def _open_bridge(self, host: str) -> str:
+        bound, port = self._listener.getsockname()[:2]
+        if bound in (host, "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return f"{host}:{port}"
+        try:
+            listener = _listen_near(host, port)
+        except UsageError as exc:
+            raise Overloaded(
+                f"containers know this machine as {host}, where the engine cannot listen for "
+                f"them ({exc}). Start it with --functions-address, where they do reach it, and "
+                "with --advertise-url, if they know that by another name"
+            ) from exc
+        await self._serve(self._functions, listener)
+        return address(listener).removeprefix("http://")
 
     async def _close(self) -> None:
         """Functions are served to the end: attempts in flight need their state and their logs."""
@@ -167,6 +266,14 @@ class EngineServer:
                     await asyncio.sleep(_LOOK_EVERY)
         await self._engine.close()
         self._api.state.waits.stop()
+
+
+def _listen_near(host: str, port: int) -> socket.socket:
+    """Listen on a port of `host`, or on any other where it is taken."""
+    try:
+        return listen(host, port)
+    except UsageError:
+        return listen(host, 0)
 
 
 class _Gate:
@@ -259,6 +366,15 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
+class _Protocol(LimitedProtocol):
+    """Refuses as the API does."""
+
+    def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
+        """The Content-Type and the body of a refusal."""
+        answer = problem(status, "the request cannot be read", detail)
+        return str(answer.media_type), bytes(answer.body)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's, which leaves signals to whoever started it.
 
@@ -283,7 +399,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,
-        http="httptools",
+        http=_Protocol,
         interface="asgi3",
         lifespan="off",
         log_config=None,

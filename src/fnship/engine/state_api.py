@@ -17,9 +17,11 @@ from fnship import contract
 from fnship.engine.attempt import STATE_PATH
 from fnship.engine.stores.state import Keys, StateStore
 from fnship.engine.tokens import Tokens
+from fnship.engine.verbatim import verbatim
 from fnship.errors import (
     EngineError,
     InvalidRequest,
+    MalformedJSON,
     Missing,
     NotAllowed,
     QuotaExceeded,
@@ -174,9 +176,11 @@ class _StateAPI:
         if put.ttl is not None and not math.isfinite(put.ttl):
             raise InvalidRequest("ttl is not a number of seconds")
         _check_scope(put.scope.keys(), allowed)
-        version = await self._store.put(
-            put.scope.keys(), put.key, bytes(put.value), put.version, put.ttl
-        )
+        try:
+            value = verbatim(bytes(put.value))
+        except MalformedJSON as exc:
+            raise InvalidRequest(f"the value: {exc}") from exc
+        version = await self._store.put(put.scope.keys(), put.key, value, put.version, put.ttl)
         return _answer({"version": version})
 
     async def _delete(self, allowed: Keys, body: bytes) -> Response:

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from fnship.engine.model import Activity, Event, Scope
+from fnship.engine.verbatim import verbatim
 from fnship.errors import InvalidRequest, MalformedJSON, QuotaExceeded
-from fnship.function import codec
 
 __all__ = ["Submission", "Submitted", "check"]
 
@@ -31,6 +31,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         callback: Where the outcome is sent.
         durable: Whether it is to survive a crash of the engine.
         replay_of: The activity that it does again.
+        once: Whether it is wanted only if nothing else does that again.
     """
 
     function: str
@@ -42,6 +43,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     callback: str | None = None
     durable: bool = True
     replay_of: str | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,15 @@ class Submitted:
     created: bool
 
 
-def check(submission: Submission, max_payload: int) -> None:
+def check(submission: Submission, max_payload: int) -> msgspec.Raw:
     """See that everything in a submission is as it has to be.
 
     Args:
         submission: What was asked for.
         max_payload: Bytes that its payload may have.
+
+    Returns:
+        The payload, as it is kept.
 
     Raises:
         QuotaExceeded: The payload is too large.
@@ -73,10 +78,10 @@ def check(submission: Submission, max_payload: int) -> None:
             f"the payload has {len(submission.payload)} bytes; {max_payload} are allowed"
         )
     try:
-        payload = codec.decode(submission.payload)
+        payload = msgspec.Raw(verbatim(submission.payload))
     except MalformedJSON as exc:
         raise InvalidRequest(f"the payload is not valid: {exc}") from exc
-    if not isinstance(payload, dict):
+    if not bytes(payload).lstrip().startswith(b"{"):
         raise InvalidRequest("the payload is not valid: it must be a JSON object")
     if submission.id is not None and not _ID.fullmatch(submission.id):
         raise InvalidRequest(
@@ -91,3 +96,4 @@ def check(submission: Submission, max_payload: int) -> None:
     for name, value in texts.items():
         if value is not None and not _TEXT.fullmatch(value):
             raise InvalidRequest(f"{name} is not valid: expected 1 to 255 visible ASCII characters")
+    return payload

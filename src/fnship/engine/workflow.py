@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from fnship import contract
 from fnship.engine.attempt import Attempts
@@ -13,9 +15,13 @@ from fnship.engine.lanes import Lanes
 from fnship.engine.model import Activity, Function, Outcome, Status
 from fnship.engine.stores.activities import ActivityStore
 from fnship.engine.stores.functions import FunctionStore
-from fnship.errors import Missing
+from fnship.errors import Missing, StorageError
 
 __all__ = ["Workflow"]
+
+_log = logging.getLogger(__name__)
+
+_RECORD_AGAIN: Final = 1.0  # seconds after which an outcome is recorded again that was not
 
 
 class Workflow:
@@ -44,6 +50,7 @@ class Workflow:
         self._ended = ended
         self._places: dict[str, str] = {}
         self._resting: set[str] = set()  # activities that this process lets wait
+        self._began = time.monotonic()
 
     def take_place(self, activity_id: str, function: str) -> None:
         """Say that the next run of an activity has its place in the lanes already."""
@@ -72,7 +79,8 @@ class Workflow:
                 return None
             if activity_id in self._resting:
                 self._resting.discard(activity_id)  # it has waited, whatever the wall clock says
-            elif (left := _left(activity)) > 0:
+            elif (left := self._left(activity)) > 0:
+                self._resting.add(activity_id)
                 return Again(left)
             function = await self._function(activity)
             if place is None:
@@ -106,6 +114,7 @@ class Workflow:
                 activity, delay = await self._attempts.make(activity, function)
             finally:
                 self._lanes.leave(activity.function)
+            _tell(activity, delay)
             if activity.status.final:
                 return activity
             see(activity)
@@ -130,13 +139,32 @@ class Workflow:
         return await self._record(after, delay)
 
     async def _record(self, after: Activity, delay: float = 0.0) -> Again | None:
-        if not await asyncio.shield(self._store.record(after)):
+        while True:
+            try:
+                recorded = await asyncio.shield(self._store.record(after))
+                break
+            except StorageError as exc:  # the attempt was made, whatever the disk says
+                _log.warning("the outcome of activity %s has to wait: %s", after.id, exc)
+            await asyncio.sleep(_RECORD_AGAIN)
+        if not recorded:
             return None
+        _tell(after, delay)
         if after.status is Status.WAITING:
             self._resting.add(after.id)
             return Again(delay)
         self._ended(after)
         return None
+
+    def _left(self, activity: Activity) -> float:
+        """Seconds that an activity still has to wait; asked after a restart alone.
+
+        With what it has waited since then that is never more than there was to wait at first,
+        however far the clock was set back.
+        """
+        if activity.status is not Status.WAITING or activity.due is None:
+            return 0.0
+        longest = activity.due - (activity.started or activity.created)
+        return min(activity.due - time.time(), longest - (time.monotonic() - self._began))
 
     async def _function(self, activity: Activity) -> Function | None:
         try:
@@ -145,15 +173,15 @@ class Workflow:
             return None
 
 
-def _left(activity: Activity) -> float:
-    """Seconds that an activity still has to wait; asked after a restart alone.
-
-    It is never more than there was to wait at first, however far the clock was set back.
-    """
-    if activity.status is not Status.WAITING or activity.due is None:
-        return 0.0
-    longest = activity.due - (activity.started or activity.created)
-    return min(activity.due - time.time(), longest)
+def _tell(activity: Activity, delay: float) -> None:
+    """Log an attempt that has failed."""
+    if activity.outcome is None or activity.outcome.code in (None, contract.EXECUTE_AGAIN):
+        return
+    what = f"activity {activity.id} of {activity.function}, attempt {activity.attempts}"
+    if activity.status is Status.WAITING:
+        _log.warning("%s: %s; the next is in %.1f s", what, activity.outcome.message, delay)
+    else:
+        _log.error("%s: %s; it is a dead letter", what, activity.outcome.message)
 
 
 def _gone(activity: Activity) -> Activity:
@@ -174,6 +202,7 @@ def _poisonous(activity: Activity) -> Activity:
 def _failed(activity: Activity, message: str) -> Activity:
     return activity.changed(
         status=Status.FAILED,
+        due=None,
         outcome=Outcome(code=contract.FAILED, message=message),
         ended=time.time(),
     )

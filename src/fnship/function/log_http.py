@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Final
 
-from fnship.function.log_upload import PostFailed
+from fnship.function.log_poster import Posted, PostFailed
 
 if TYPE_CHECKING:
     import aiohttp
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["HTTPPoster"]
 
 _IN_ONE_PIECE: Final = 2**20
+_READ: Final = 2**16  # bytes of an answer
 
 
 class HTTPPoster:
-    """A `fnship.function.log_upload.Poster` on pooled connections.
+    """A `fnship.function.log_poster.Poster` on pooled connections.
 
     Args:
         connections: Open at once.
@@ -54,8 +55,8 @@ class HTTPPoster:
             auto_decompress=False,
         )
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        """Send one batch; see `fnship.function.log_upload.Poster.post`."""
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Posted:
+        """Send one batch; see `fnship.function.log_poster.Poster.post`."""
         if self._opening is None:
             await self.prepare()
         assert self._opening is not None
@@ -68,9 +69,8 @@ class HTTPPoster:
             async with session.post(
                 url, data=data, headers=headers, allow_redirects=False, proxy=self._proxy(url)
             ) as response:
-                # Read what little it says, so that the connection can be used again.
-                await response.content.read(65536)
-                return response.status
+                # What little it says is read, so that the connection can be used again too.
+                return Posted(response.status, await _beginning(response.content))
         except TimeoutError:
             raise PostFailed(f"{_origin(url)} did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as exc:
@@ -93,6 +93,14 @@ class HTTPPoster:
             proxies = {} if bypass else urllib.request.getproxies()
             self._proxies[parts.netloc] = proxies.get(parts.scheme)
         return self._proxies[parts.netloc]
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    pieces, left = [], _READ
+    while left > 0 and (piece := await content.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _origin(url: str) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Final, NamedTuple, Protocol
 
 from fnship import contract
 from fnship.function.lines import engine_line
+from fnship.function.log_engine import Engine
+from fnship.function.log_form import FormPart, write_form
+from fnship.function.log_shared import SharedUploads
 
-__all__ = ["Batch", "Engine", "LogStream"]
+__all__ = ["Batch", "LogStream"]
 
 _BATCH_BYTES: Final = 2**20  # one batch, unless a single line is longer
-_BOUNDARY: Final = "fnship-log-content"
 
 
 class Batch(NamedTuple):
@@ -24,29 +25,6 @@ class Batch(NamedTuple):
     content: bytes
     lines: int
     size: int  # bytes of the lines, as they count against the buffer's limit
-
-
-class Engine:
-    """What is known of one engine's health."""
-
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
-        self.failures = 0  # in a row
-        self.stored = 0  # uploads, ever
-        self.slow = False
-        self.last_problem = ""
-        self.parked: OrderedDict[LogStream, None] = OrderedDict()
-        self.probe: asyncio.TimerHandle | None = None
-
-    @property
-    def sick(self) -> bool:
-        """Whether the last upload failed."""
-        return self.failures > 0
-
-    @property
-    def worth_waiting_for(self) -> bool:
-        """Whether an answer may wait for an upload."""
-        return not self.sick and not self.slow
 
 
 class Carrier(Protocol):
@@ -66,10 +44,17 @@ class LogStream:
     """
 
     def __init__(
-        self, carrier: Carrier, engine: Engine, url: str, token: str, attempt: int
+        self,
+        carrier: Carrier,
+        engine: Engine[LogStream],
+        url: str,
+        token: str,
+        attempt: int,
+        shared: SharedUploads | None = None,
     ) -> None:
         self.engine = engine
         self.url = url
+        self.shared = shared  # where its batches may go together with those of others
         self.attempt = attempt
         self.lines: deque[bytes] = deque()
         self.batch: Batch | None = None  # taken out of lines, and not stored yet
@@ -139,30 +124,19 @@ class LogStream:
         return self.batch
 
     def request(self, batch: Batch) -> tuple[dict[str, str], bytes]:
-        """Headers and body of the upload of `batch`."""
-        boundary = _boundary(batch.content)
-        headers = {
+        """Headers and body of an upload of `batch` alone."""
+        kind, body = write_form([FormPart(batch.content)])
+        return {**self._headers(batch), "Content-Type": kind}, body
+
+    def part(self, batch: Batch) -> FormPart:
+        """`batch` in an upload that it shares with others."""
+        return FormPart(batch.content, self._headers(batch))
+
+    def _headers(self, batch: Batch) -> dict[str, str]:
+        return {
             contract.WORKFLOW_TOKEN: self._token,
             contract.LOG_BATCH: f"{self.attempt}-{batch.number}",
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
         }
-        return headers, _multipart(batch.content, boundary.encode())
-
-
-def _boundary(content: bytes) -> str:
-    """A boundary that does not occur in `content`; nearly always the plain one."""
-    boundary = _BOUNDARY
-    while boundary.encode() in content:
-        boundary = f"{_BOUNDARY}-{secrets.token_hex(8)}"
-    return boundary
-
-
-def _multipart(content: bytes, boundary: bytes) -> bytes:
-    return (
-        b"--" + boundary + b"\r\n"
-        b'Content-Disposition: form-data; name="content"; filename="stdout"\r\n'
-        b"Content-Type: text/plain\r\n\r\n" + content + b"\r\n--" + boundary + b"--\r\n"
-    )
 
 
 def _dropped_note(count: int) -> bytes:

@@ -4,6 +4,8 @@ Each attempt at an activity has a `LogStream`: its lines leave in order, one bat
 A batch keeps its number and content until the engine has stored it, so that an engine that
 honours ``X-Log-Batch`` stores it exactly once however often it is sent.
 
+Where an engine offers it, small batches of several attempts share a request.
+
 An engine that fails is *sick*: its streams are parked, one of them at a time tries again with
 growing pauses, and nothing waits for it. The first success brings all of them back.
 """
@@ -15,15 +17,17 @@ import contextvars
 import itertools
 import random
 import threading
-import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from fnship.function.log_stream import Batch, Engine, LogStream
+from fnship.function.log_engine import Engine, Engines, upload_url
+from fnship.function.log_poster import Posted, Poster, PostFailed
+from fnship.function.log_shared import NotShared, SharedUploads
+from fnship.function.log_stream import Batch, LogStream
 from fnship.settings import Settings
 
-__all__ = ["LogUploads", "PostFailed", "Poster"]
+__all__ = ["LogUploads"]
 
 _FLUSH_INTERVAL: Final = 0.25  # seconds that a line may wait for others
 _STREAM_COST: Final = 1024  # bytes that an activity's own bookkeeping counts for, about
@@ -34,30 +38,8 @@ _PAUSE_LONGEST: Final = 15.0
 _PAUSE_AT_CLOSE_FIRST: Final = 0.05
 _LAST_MOMENT: Final = 1.0
 _PAUSE_AT_CLOSE: Final = 0.5
-_ENGINES_REMEMBERED: Final = 256
+_ENDPOINTS_REMEMBERED: Final = 256
 _RETRYABLE: Final = frozenset({408, 425, 429})
-
-
-class PostFailed(Exception):
-    """The engine was not reached, or did not answer in time. The text says which."""
-
-
-class Poster(Protocol):
-    """Sends one HTTP POST."""
-
-    async def prepare(self) -> None:
-        """Load what is needed, before the first line is due."""
-
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        """Send `body`, follow no redirect, and return the status.
-
-        Raises:
-            PostFailed: There was no answer.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the connections."""
 
 
 class LogUploads:
@@ -74,7 +56,6 @@ class LogUploads:
         self._limit = settings.log_buffer_bytes
         self._wait = settings.log_flush_wait
         self._close_within = settings.log_flush_timeout
-        self._allowed = settings.engine_allowed_hosts
         self._poster = poster
         self._say = say
         self._loop = asyncio.get_running_loop()
@@ -86,7 +67,8 @@ class LogUploads:
         self._unsent: OrderedDict[LogStream, None] = OrderedDict()  # oldest line first
         self._due: set[LogStream] = set()
         self._tick_armed = False
-        self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._engines: Engines[LogStream] = Engines(settings.engine_allowed_hosts, say)
+        self._shared: OrderedDict[str, SharedUploads] = OrderedDict()  # by their URLs
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.Context()  # so that no upload counts as part of an invocation
         self._prepared = False
@@ -94,14 +76,15 @@ class LogUploads:
         self._closed = False
         self._lost = 0
         self._drops_said = False
-        self._refused_hosts: set[str] = set()
 
     @property
     def buffered(self) -> int:
         """Bytes of lines that are not stored by their engines yet."""
         return self._bytes
 
-    def stream(self, endpoint: str, path: str, token: str, attempt: int) -> LogStream | None:
+    def stream(
+        self, endpoint: str, path: str, token: str, attempt: int, *, shared: str | None = None
+    ) -> LogStream | None:
         """Open the stream of one attempt.
 
         Args:
@@ -109,31 +92,34 @@ class LogUploads:
             path: The path to upload to.
             token: Proves to the engine whose lines they are.
             attempt: The attempt's number.
+            shared: The path that takes uploads of many attempts; None where there is none.
 
         Returns:
             The stream; None where nothing may be sent there, which is said once a host.
         """
-        try:
-            parts = urllib.parse.urlsplit(endpoint)
-            problem = _why_not(parts, path, self._allowed)
-        except ValueError:
-            self._refused("", "is no address")
-            return None
-        if problem:
-            self._refused(parts.netloc.rpartition("@")[2], problem)
+        engine = self._engines.at(endpoint, path)
+        if engine is None:
             return None
         if not self._prepared:
             self._prepared = True
             self._later(self._prepare)
-        url = f"{endpoint.rstrip('/')}/{path.lstrip('/')}"
-        url += "&append=true" if "?" in path else "?append=true"
-        return LogStream(
-            self,
-            self._engine(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"),
-            url,
-            token,
-            attempt,
-        )
+        url = upload_url(endpoint, path) + ("&" if "?" in path else "?") + "append=true"
+        together = self._together(upload_url(endpoint, shared)) if shared else None
+        return LogStream(self, engine, url, token, attempt, together)
+
+    def _together(self, url: str) -> SharedUploads:
+        with self._lock:
+            found = self._shared.get(url)
+            if found is None:
+
+                async def send(headers: dict[str, str], body: bytes) -> Posted:
+                    async with self._room:
+                        return await self._poster.post(url, headers, body)
+
+                found = self._shared[url] = SharedUploads(send, self._spawn)
+                if len(self._shared) > _ENDPOINTS_REMEMBERED:
+                    self._shared.popitem(last=False)  # streams that have it keep it
+            return found
 
     def send_all(self) -> None:
         """Start sending what there is, without waiting for more."""
@@ -152,7 +138,7 @@ class LogUploads:
         deadline = self._loop.time() + within
         pause = _PAUSE_AT_CLOSE_FIRST
         while True:
-            for engine in list(self._engines.values()):
+            for engine in self._engines:
                 if engine.probe is not None:
                     engine.probe.cancel()
                     engine.probe = None
@@ -314,21 +300,20 @@ class LogUploads:
     async def _deliver_batch(self, stream: LogStream, batch: Batch) -> bool:
         """Send one batch. Returns whether it is done with: stored, or refused for good."""
         engine = stream.engine
-        async with self._room:
-            started = self._loop.time()
-            try:
-                status = await self._poster.post(stream.url, *stream.request(batch))
-            except PostFailed as exc:
-                return self._failed(stream, batch, str(exc))
-            except Exception as exc:  # noqa: BLE001 - no trouble of the client's may lose a line
-                return self._failed(stream, batch, f"{engine.origin}: {type(exc).__name__}")
+        started = self._loop.time()
+        try:
+            status = await self._post(stream, batch)
+        except PostFailed as exc:
+            return self._failed(stream, batch, str(exc), started)
+        except Exception as exc:  # noqa: BLE001 - no trouble of the client's may lose a line
+            return self._failed(stream, batch, f"{engine.origin}: {type(exc).__name__}", started)
         if 200 <= status < 300:
             engine.stored += 1
             stream.failures = 0
             engine.slow = engine.slow and self._loop.time() - started > self._wait
             return True
         if status >= 500 or status in _RETRYABLE:
-            return self._failed(stream, batch, f"{engine.origin} answers {status}")
+            return self._failed(stream, batch, f"{engine.origin} answers {status}", started)
         # The token has expired, or the engine does not want them: sending again cannot help.
         self._lost += batch.lines
         self._say(
@@ -337,29 +322,37 @@ class LogUploads:
         )
         return True
 
+    async def _post(self, stream: LogStream, batch: Batch) -> int:
+        if stream.shared is not None and stream.shared.takes(batch.content):
+            try:
+                return await stream.shared.post(stream.part(batch))
+            except NotShared:
+                pass  # as it is, from now on
+        async with self._room:
+            return (await self._poster.post(stream.url, *stream.request(batch))).status
+
     # Sick engines
 
-    def _failed(self, stream: LogStream, batch: Batch, problem: str) -> bool:
+    def _failed(self, stream: LogStream, batch: Batch, problem: str, started: float) -> bool:
         """Take note of a failed upload. Returns whether its batch is given up."""
         engine = stream.engine
         stream.failures += 1
         # An engine that stores what others send has trouble with this one alone.
         alone = stream.failures > 1 and engine.stored > stream.stored_before
         stream.stored_before = engine.stored
-        engine.last_problem = problem
         if alone and stream.failures > _TRIES_ALONE:
             self._lost += batch.lines
             self._say(f"{batch.lines} log lines of one activity are given up: {problem}")
             stream.failures = 0
             return True
         if alone:
+            engine.last_problem = problem
             stream.paused = True
             self._loop.call_later(
                 _pause(stream.failures), self._resume, stream, context=self._context
             )
             return False
-        engine.failures += 1
-        if engine.failures == 1:
+        if engine.failed(problem, started, self._loop.time()):
             self._say(f"log lines cannot be delivered for now, and are kept: {problem}")
         return False
 
@@ -367,7 +360,7 @@ class LogUploads:
         stream.paused = False
         self.send(stream)
 
-    def _recovered(self, engine: Engine) -> None:
+    def _recovered(self, engine: Engine[LogStream]) -> None:
         engine.failures = 0
         engine.last_problem = ""
         self._drops_said = False
@@ -387,7 +380,7 @@ class LogUploads:
                 _pause(engine.failures), self._probe, engine, context=self._context
             )
 
-    def _probe(self, engine: Engine) -> None:
+    def _probe(self, engine: Engine[LogStream]) -> None:
         """Let the stream that has waited longest try; the others follow if it succeeds."""
         engine.probe = None
         while engine.parked:
@@ -397,49 +390,8 @@ class LogUploads:
                 self._spawn(self._deliver(stream))
                 return
 
-    def _engine(self, origin: str) -> Engine:
-        with self._lock:
-            engine = self._engines.get(origin)
-            if engine is None:
-                engine = self._engines[origin] = Engine(origin)
-                if len(self._engines) > _ENGINES_REMEMBERED:
-                    self._forget_an_engine(engine)
-            return engine
-
-    def _forget_an_engine(self, newest: Engine) -> None:
-        for origin, each in self._engines.items():
-            if each is not newest and not each.parked:
-                del self._engines[origin]
-                return
-
-    def _refused(self, host: str, problem: str) -> None:
-        if host not in self._refused_hosts and len(self._refused_hosts) < _ENGINES_REMEMBERED:
-            self._refused_hosts.add(host)
-            self._say(f"no log lines are sent to {host or 'the engine'}: it {problem}")
-
 
 def _pause(failures: int) -> float:
     """Seconds until the next try, by the failures in a row."""
     longest = min(_PAUSE_LONGEST, _PAUSE_FIRST * 2.0 ** min(failures - 1, 16))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, no secret
-
-
-def _why_not(parts: urllib.parse.SplitResult, path: str, allowed: tuple[str, ...]) -> str | None:
-    """Why no lines may be sent to this address; None where they may."""
-    if parts.scheme not in ("http", "https") or not parts.hostname or not path:
-        return "is no http or https address with an upload path"
-    if allowed and not _host_allowed(parts, allowed):
-        return "is not one of ENGINE_ALLOWED_HOSTS"
-    return None
-
-
-def _host_allowed(parts: urllib.parse.SplitResult, allowed: tuple[str, ...]) -> bool:
-    host = (parts.hostname or "").lower()
-    try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except ValueError:
-        return False
-    names = {host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}"}
-    return any(
-        each in names or (each.startswith("*.") and host.endswith(each[1:])) for each in allowed
-    )

@@ -19,6 +19,7 @@ _PRIVATE: Final = {
         contract.ENGINE_ENDPOINT,
         contract.FILE_UPLOAD,
         contract.WORKFLOW_TOKEN,
+        contract.LOG_BATCH_ENDPOINT,
         contract.ACTIVITY_ATTEMPT,
         contract.ACTIVITY_DEADLINE,
         contract.TIMEOUT,

@@ -105,7 +105,13 @@ class Runner:
         )
         secrets = tuple(each for each in (token, metadata["stateStoreToken"]) if each)
         engine = (
-            self._uploads.stream(endpoint, path, token, attempt_number(private))
+            self._uploads.stream(
+                endpoint,
+                path,
+                token,
+                attempt_number(private),
+                shared=private.get(contract.LOG_BATCH_ENDPOINT),
+            )
             if endpoint and path
             else None
         )

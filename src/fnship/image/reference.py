@@ -7,7 +7,7 @@ from typing import Final
 
 from fnship.errors import UsageError
 
-__all__ = ["check_image", "image_name"]
+__all__ = ["check_image", "check_reference", "image_name"]
 
 _DOMAIN: Final = (
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
@@ -19,6 +19,7 @@ _IMAGE: Final = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?",
     re.ASCII,
 )
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST: Final = 255
 
 
@@ -40,6 +41,19 @@ def check_image(option: str, given: str) -> str:
         f"{option} {given!r} is no name for an image{hint}. "
         "Write it as name:tag, such as hello:1.0 or registry.example.com/team/hello:1.0"
     )
+
+
+def check_reference(what: str, given: str) -> str:
+    """`given`, the name of an image that may end in the digest that it must have.
+
+    Raises:
+        UsageError: No image can be called that; says what is wrong with it.
+    """
+    name, at, digest = given.partition("@")
+    check_image(what, name)
+    if at and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{what} {given!r} has no digest behind its @: expected sha256:…")
+    return given
 
 
 def image_name(name: str) -> str:

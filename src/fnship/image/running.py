@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import re
 import secrets
@@ -18,7 +19,17 @@ from fnship.durations import parse_duration
 from fnship.errors import UsageError
 from fnship.image.container import Builder
 
-__all__ = ["RUNNERS", "Container", "Ended", "Limits", "container_port", "start", "stop_grace"]
+__all__ = [
+    "RUNNERS",
+    "Container",
+    "Ended",
+    "Limits",
+    "bridge_address",
+    "container_port",
+    "remove_all",
+    "start",
+    "stop_grace",
+]
 
 RUNNERS: Final = ("docker", "podman")
 """The builders that can run what they build."""
@@ -30,6 +41,9 @@ _STOP_WITHIN: Final = 10.0  # seconds, as `docker stop` waits; what the native w
 _BEYOND_INTERVAL: Final = 15.0  # seconds for what is in flight, after healthcheck_interval
 _POLL: Final = 0.05
 _ANSWER_WITHIN: Final = 5.0
+_BRIDGES: Final = {"docker": "bridge", "podman": "podman"}  # their networks by default
+_MEMORY: Final = re.compile(r"[1-9][0-9]*[bkmg]?", re.IGNORECASE | re.ASCII)
+_CPUS: Final = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,20 @@ class Limits:
 
     memory: str = "512m"
     cpus: str = ""
+
+    def check(self, mark: str = "") -> None:
+        """See that both can be read.
+
+        Args:
+            mark: What stands before their names where the user wrote them.
+
+        Raises:
+            UsageError: One of them cannot.
+        """
+        if not _MEMORY.fullmatch(self.memory):
+            raise UsageError(f"{mark}memory {self.memory!r} is no size: write it as 512m or 1g")
+        if self.cpus and not (_CPUS.fullmatch(self.cpus) and float(self.cpus)):
+            raise UsageError(f"{mark}cpus {self.cpus!r} is no number: write it as 2 or 0.5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +111,40 @@ def stop_grace(env: Mapping[str, str]) -> float:
     return max(_STOP_WITHIN, interval + _BEYOND_INTERVAL) if interval > 0 else _STOP_WITHIN
 
 
+def bridge_address(builder: Builder) -> str:
+    """The address of this machine on the network that containers are on by default.
+
+    Raises:
+        UsageError: It is not told.
+    """
+    done = builder.run("network", "inspect", _BRIDGES[builder.kind])
+    try:
+        (network,) = json.loads(done.stdout)
+        # Docker's spelling, or Podman's.
+        parts = network["IPAM"]["Config"] if "IPAM" in network else network["subnets"]
+        pairs = [{name.lower(): value for name, value in each.items()} for each in parts]
+        for each in pairs:
+            subnet = ipaddress.ip_network(each["subnet"])
+            if isinstance(subnet, ipaddress.IPv4Network):
+                return str(each.get("gateway") or subnet[1])
+    except (ValueError, KeyError, TypeError):
+        pass
+    said = done.stderr.strip() or "it names no IPv4 network"
+    raise UsageError(f"{builder.kind} does not say how containers reach this machine: {said}")
+
+
+def remove_all(builder: Builder, label: str) -> None:
+    """Remove every container that has a label.
+
+    Args:
+        builder: Whose.
+        label: Such as ``name=value``.
+    """
+    found = builder.run("ps", "--all", "--quiet", "--filter", f"label={label}").stdout.split()
+    if found:
+        builder.run("rm", "--force", "--volumes", *found)
+
+
 def start(
     builder: Builder,
     image: str,
@@ -92,6 +154,8 @@ def start(
     env: Sequence[str] = (),
     limits: Limits | None = None,
     grace: float = _STOP_WITHIN,
+    label: str = "",
+    kept_output: str = "",
 ) -> Container:
     """Start a container that may write nowhere but in ``/tmp``, and may do nothing as root.
 
@@ -103,6 +167,8 @@ def start(
         env: Variables, ``NAME=value``, or ``NAME`` for the one of this environment.
         limits: What it may use.
         grace: Seconds that it gets when something else stops it.
+        label: Such as ``name=value``, by which `remove_all` finds it.
+        kept_output: How much of what it writes is kept, such as ``10m``; all where empty.
 
     Raises:
         UsageError: It cannot be started; says why.
@@ -118,6 +184,10 @@ def start(
     arguments += ["--publish", f"{_LOOPBACK}:{port or ''}:{inner_port}"]
     for each in env:
         arguments += ["--env", each]
+    if label:
+        arguments += ["--label", label]
+    if kept_output:
+        arguments += ["--log-driver", "json-file", "--log-opt", f"max-size={kept_output}"]
     try:
         for step in ([*arguments, image], ["start", name]):
             done = builder.run(*step)
@@ -135,23 +205,29 @@ class Container:
     """A container that was started, until `remove`.
 
     Attributes:
+        name: What it is called.
         port: Where it is reached on the loopback address.
     """
 
     def __init__(self, builder: Builder, name: str, port: int) -> None:
+        self.name = name
         self.port = port
         self._builder = builder
-        self._name = name
 
     @property
     def url(self) -> str:
         """Where it is called."""
         return f"http://{_LOOPBACK}:{self.port}"
 
+    @property
+    def logs_command(self) -> list[str]:
+        """The command that writes what the container writes, until it ends."""
+        return [self._builder.program, "logs", "--follow", self.name]
+
     def follow(self) -> subprocess.Popen[bytes]:
         """Show what it writes, on this process's own stdout and stderr, until it ends."""
         return subprocess.Popen(  # noqa: S603 - our own command
-            [self._builder.program, "logs", "--follow", self._name],
+            self.logs_command,
             env=dict(self._builder.environ),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the container; its last lines still come
@@ -192,7 +268,7 @@ class Container:
     def stop(self, grace: float) -> None:
         """Let it finish what it is doing, for `grace` seconds at most, and wait for its end."""
         with subprocess.Popen(  # noqa: S603 - our own command
-            [self._builder.program, "stop", "-t", f"{grace:.0f}", self._name],
+            [self._builder.program, "stop", "-t", f"{grace:.0f}", self.name],
             env=dict(self._builder.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -207,11 +283,11 @@ class Container:
 
     def kill(self) -> None:
         """End it at once."""
-        self._builder.run("kill", self._name)
+        self._builder.run("kill", self.name)
 
     def ended(self) -> Ended | None:
         """How it ended; None where it still runs, or is gone."""
-        done = self._builder.run("inspect", self._name)
+        done = self._builder.run("inspect", self.name)
         if done.returncode:
             return None
         state: dict[str, Any] = json.loads(done.stdout)[0]["State"]
@@ -221,7 +297,7 @@ class Container:
 
     def remove(self) -> None:
         """Remove it, running or not."""
-        self._builder.run("rm", "--force", "--volumes", self._name)
+        self._builder.run("rm", "--force", "--volumes", self.name)
 
 
 def _problem(stderr: str, port: int) -> str:

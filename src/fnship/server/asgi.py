@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from fnship.errors import UsageError
 from fnship.function.handler import Handler, import_handler, inspect_handler
@@ -24,7 +24,10 @@ __all__ = [
     "LimitedBody",
     "create_app",
     "function_of",
+    "held_by",
 ]
+
+H = TypeVar("H")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -213,6 +216,19 @@ class Holder(Protocol):
 def function_of(served: ASGIFunction | Holder) -> ASGIFunction:
     """The function in what is served."""
     return served if isinstance(served, ASGIFunction) else served.function
+
+
+def held_by(holder: type[H], served: ASGIFunction | Holder) -> H:
+    """What is served as an application of one framework, made where it is a bare function.
+
+    Args:
+        holder: The framework's class, which is made with the function alone.
+        served: What a server was given.
+    """
+    if isinstance(served, ASGIFunction):
+        return holder(served)  # type: ignore[call-arg] # a class of unknown arguments
+    assert isinstance(served, holder)
+    return served
 
 
 class _Connection:

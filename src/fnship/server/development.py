@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -31,7 +32,9 @@ _POLL: Final = 200  # milliseconds between looks at the function's process
 _PATIENCE: Final = 5.0  # seconds that the old process gets to finish its requests
 _Seen: TypeAlias = tuple[str, int, int]  # a path, when it was changed, and its size
 
-_TOO_SOON: Final = 2.0  # seconds; a process that ends within them would only do so again
+_TOO_SOON: Final = 2.0  # seconds; a process that ends within them may only do so again
+_PAUSE_FIRST: Final = 0.5  # seconds until it is started again all the same, unless it is saved
+_PAUSE_LONGEST: Final = 4.0  # what that doubles up to: meanwhile calls wait
 
 
 def run(folder: Path, settings: Settings, *, reload: bool) -> int:
@@ -93,14 +96,16 @@ class _Reloading:
         self._spawn = multiprocessing.get_context("spawn")
         self._process: SpawnProcess | None = None
         self._started = 0.0
+        self._pause = 0.0
+        self._due = 0.0  # when it is started again, where it has ended
 
     def run(self) -> int:
         from watchfiles import PythonFilter, watch
 
         signal.signal(signal.SIGTERM, _interrupt)
         before: set[_Seen] | None = _seen(self._folder)
-        self._start()
         try:
+            self._start()
             for changes in watch(
                 self._folder,
                 watch_filter=PythonFilter(),
@@ -116,13 +121,14 @@ class _Reloading:
                 if names:
                     say(f"{', '.join(sorted(names))} changed; starting anew")
                     self._stop()
+                    self._pause = 0.0
                     self._start()
                 else:
                     self._revive()
         except KeyboardInterrupt:
             pass  # the way to end it
         finally:
-            self._stop()
+            self._stop(None)  # a second signal cuts it off, as without --reload
         return 0
 
     def _start(self) -> None:
@@ -130,31 +136,38 @@ class _Reloading:
         self._process = self._spawn.Process(
             target=_serve_here, args=(self._folder, self._settings, self._listener)
         )
-        self._process.start()
+        resource_tracker.ensure_running()  # which would unblock what is blocked here
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the new process
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _stop(self) -> None:
+    def _stop(self, patience: float | None = _PATIENCE) -> None:
         process, self._process = self._process, None
-        if process is None:
+        if process is None or process.pid is None:
             return
         process.terminate()
         with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: not even so long
-            process.join(_PATIENCE)
+            process.join(patience)
         if process.exitcode is None:
             process.kill()
             process.join()
 
     def _revive(self) -> None:
-        """Start anew what ended by itself, unless it would end again at once."""
+        """Start anew what ended by itself; not at once where it would only end again."""
+        now = time.monotonic()
         process = self._process
-        if process is None or process.exitcode is None:
-            return
-        self._process = None
-        status = process.exitcode
-        if time.monotonic() - self._started < _TOO_SOON:
-            say(f"the function's process ended with status {status}; waiting for the next save")
-            return
-        say(f"the function's process ended with status {status}; starting it again")
-        self._start()
+        if process is not None and process.exitcode is not None:
+            self._process = None
+            too_soon = now - self._started < _TOO_SOON
+            self._pause = min(max(_PAUSE_FIRST, 2 * self._pause), _PAUSE_LONGEST) * too_soon
+            self._due = now + self._pause
+            when = f" in {self._pause:g} s" if self._pause else ""
+            status = process.exitcode
+            say(f"the function's process ended with status {status}; starting it again{when}")
+        if self._process is None and now >= self._due:
+            self._start()
 
 
 def _seen(folder: Path) -> set[_Seen]:
@@ -174,6 +187,10 @@ def _seen(folder: Path) -> set[_Seen]:
 def _serve_here(folder: Path, settings: Settings, listener: socket.socket) -> None:
     """What the process behind the socket does: serve, or say what is wrong until a save."""
     os.setsid()  # a Ctrl-C at the terminal goes to the parent alone, which passes it on
+    # So does one that came before.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, handler)
     # Bytecode is told from older source by its size and second, and saves come faster.
     sys.dont_write_bytecode = True
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
-import re
-import socket
 from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import (
     http_exception_handler,
@@ -23,29 +18,20 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from uvicorn.lifespan.on import LifespanOn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from fnship import contract
-from fnship.errors import UsageError
 from fnship.function.invocation import Cancelled
-from fnship.server.asgi import HEAD_LIMIT, HEAD_TOO_LARGE, ASGIFunction, Holder, LimitedBody
+from fnship.server.asgi import ASGIFunction, LimitedBody
 from fnship.server.asgi import create_app as create_function
 from fnship.server.exchange import Exchange, error_response, refusal
 from fnship.server.exchange import Response as Answer
-from fnship.server.single import CONFIG, FunctionServer
-from fnship.server.stopping import ARRIVAL_GRACE, IDLE_GRACE, LAST_GRACE
 from fnship.settings import Settings
 
-if TYPE_CHECKING:
-    from fnship.server.watchdog import WatchdogShare
+__all__ = ["CONNECTION", "FunctionAPI", "create_app"]
 
-__all__ = ["FunctionAPI", "create_app", "run_single", "run_workers"]
-
-_CONNECTION: Final = "fnship.connection"
+CONNECTION: Final = "fnship.connection"
 """The ASGI extension by which our protocol learns what runs for its client."""
 
-_LOOK_EVERY: Final = 0.1  # seconds between looks whether to stop
 _METHODS: Final = {
     contract.INVOKE_PATH: ("POST",),
     contract.READY_PATH: ("GET", "HEAD"),
@@ -155,7 +141,7 @@ class FunctionAPI(FastAPI):
         assert self.function.app is not None
         exchange = Exchange(request.method, path, request.scope["headers"], body)
         exchange.connection = waiter = _Waiter()
-        connection = request.scope.get("extensions", {}).get(_CONNECTION)
+        connection = request.scope.get("extensions", {}).get(CONNECTION)
         task = asyncio.create_task(self.function.app.respond(exchange))
         if connection is not None:
             connection.exchange = exchange
@@ -259,210 +245,6 @@ def create_app(handler: Any, settings: Settings | None = None, **options: Any) -
     return FunctionAPI(create_function(handler, settings), **options)
 
 
-class APIProtocol(HttpToolsProtocol):
-    """Uvicorn's own protocol, made to keep what ours promises of clients that leave or linger.
-
-    Attributes:
-        exchange: What runs for the client; set by the application.
-        is_cut_off: Whether the server has given up what runs.
-    """
-
-    exchange: Exchange | None = None
-    is_cut_off = False
-    _in_head = False
-    _head_size = 0
-    _unparsed = 0  # bytes that came while the head was not whole
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came."""
-        super().data_received(data)
-        if self._in_head:
-            self._unparsed += len(data)
-            if self._unparsed > HEAD_LIMIT and not self.transport.is_closing():
-                self.send_400_response("")
-
-    def on_message_begin(self) -> None:
-        """Let the application say what runs for this request."""
-        super().on_message_begin()
-        extensions: dict[str, Any] = {_CONNECTION: self}
-        self.scope["extensions"] = extensions
-        self._in_head = True
-        self._head_size = self._unparsed = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        super().on_header(name, value)
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > HEAD_LIMIT:
-            raise ValueError(HEAD_TOO_LARGE)  # the parser stops, and a refusal is sent
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
-        """Refuse what cannot be served at all, and end the connection."""
-        if max(self._head_size, self._unparsed) > HEAD_LIMIT:
-            status, body, _ = error_response(431, HEAD_TOO_LARGE)
-        else:
-            status, body, _ = error_response(400, "this is not a valid HTTP/1.1 request")
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer; the last time on this connection, where the server is about to go."""
-        self._in_head = False
-        super().on_headers_complete()
-        api: FunctionAPI = self.config.app  # type: ignore[assignment] # ours is nothing else
-        if api.function.draining and self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        super().connection_lost(exc)
-        if self.exchange is not None:
-            self.exchange.gone = True
-            self.exchange.cancel(Cancelled.CLIENT_GONE)
-
-    def shutdown(self) -> None:
-        """End after what has arrived, or is about to, is answered. The server calls this."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-        self.loop.call_later(IDLE_GRACE, self._close_if, self._is_idle)
-        self.loop.call_later(ARRIVAL_GRACE, self._close_if, self._is_incomplete)
-
-    def _close_if(self, condition: Callable[[], bool]) -> None:
-        if condition():
-            self.transport.close()
-
-    def _is_idle(self) -> bool:
-        """Whether nothing is due on this connection, and nothing has begun to arrive."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return not self._in_head and (cycle is None or cycle.response_complete)
-
-    def _is_incomplete(self) -> bool:
-        """Whether a request has begun to arrive and is not whole."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return self._in_head or (
-            cycle is not None and cycle.more_body and not cycle.response_started
-        )
-
-    def cut_off(self) -> None:
-        """Cancel what runs; its answer says that the server is going. The server calls this."""
-        self.is_cut_off = True
-        if self.exchange is not None:
-            self.exchange.cancel(Cancelled.SHUTDOWN)
-
-
-class APIServer(FunctionServer):
-    """Serves a `FunctionAPI`, whose own lifespan goes around the function's.
-
-    Args:
-        config: Made with `API_CONFIG`.
-        api: What to serve.
-        **hooks: As for `FunctionServer`.
-    """
-
-    def __init__(self, config: uvicorn.Config, api: FunctionAPI, **hooks: Any) -> None:
-        super().__init__(config, api.function, **hooks)
-        api.served = True
-        self._own = _Lifespan(config)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin the application's lifespan, then as any server of ours."""
-        beginning = asyncio.create_task(self._own.startup())
-        while not beginning.done() and not self._asked_to_stop():
-            await asyncio.wait((beginning,), timeout=_LOOK_EVERY)
-        if not beginning.done() or self._own.should_exit:
-            self.problem = self._own.problem if beginning.done() else None
-            self.should_exit = True
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=LAST_GRACE)
-            return
-        self.lifespan.state.update(self._own.state)
-        await super().startup(sockets)
-        if not self.started:
-            await self._own.shutdown()
-
-    async def _stop_function(self, spent: float) -> None:
-        await super()._stop_function(spent)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._own.shutdown(), LAST_GRACE if self.force_exit else None)
-
-
-class _Lifespan(LifespanOn):
-    """Uvicorn's driver of a lifespan, but a failure to start becomes one clear line."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.problem = "the application's lifespan failed"
-        self.logger = logging.Logger("fnship.lifespan", logging.CRITICAL + 1)  # says nothing
-
-    async def send(self, message: Any) -> None:
-        """Take what the application says of its lifespan."""
-        if message["type"] == "lifespan.startup.failed":
-            self.problem = _last_of(message.get("message", "")) or self.problem
-        elif message["type"] == "lifespan.startup.complete":
-            self.logger = logging.getLogger("uvicorn.error")
-        await super().send(message)
-
-
-API_CONFIG: Final[dict[str, Any]] = {**CONFIG, "http": APIProtocol, "ws": "auto"}
-"""How uvicorn is set up, alone and in a worker."""
-
-
-def run_single(
-    served: ASGIFunction | Holder,
-    listener: socket.socket,
-    *,
-    announce: Callable[[], None],
-    say: Callable[[str], None],
-) -> None:
-    """Serve in this very process; see `fnship.server.single.run_single`."""
-    api = _application(served)
-    server = APIServer(uvicorn.Config(api, **API_CONFIG), api, announce=announce, say=say)
-    server.run(sockets=[listener])
-    if server.problem is not None:
-        raise UsageError(server.problem)
-
-
-def run_workers(
-    load: Callable[[], ASGIFunction | Holder],
-    listener: socket.socket,
-    count: int,
-    share: WatchdogShare | None,
-    *,
-    greeting: str,
-    say: Callable[[str], None],
-) -> None:
-    """Serve in `count` processes; see `fnship.server.workers.run_workers`."""
-    from fnship.server import workers
-
-    class Worker(workers.FunctionWorker):
-        CONFIG_KWARGS = API_CONFIG
-        SERVER = APIServer
-
-    workers.run_workers(
-        lambda: _application(load()),
-        listener,
-        count,
-        share,
-        greeting=greeting,
-        say=say,
-        worker=Worker,
-    )
-
-
-def _application(served: ASGIFunction | Holder) -> FunctionAPI:
-    if isinstance(served, ASGIFunction):
-        return FunctionAPI(served)
-    assert isinstance(served, FunctionAPI)
-    return served
-
-
 def _response(answer: Answer) -> Response:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
     return Response(bytes(answer.body), answer.status, headers, "application/json")
@@ -475,16 +257,6 @@ async def _unexpected_error(request: Request, exc: Exception) -> Response:  # no
 def _docstring(function: ASGIFunction) -> str:
     call = function.handler.call if function.handler is not None else None
     return (inspect.getdoc(call) or "") if inspect.isroutine(call) else ""
-
-
-def _last_of(traceback: str) -> str:
-    """Where an exception came from and what it says, from the text of its traceback."""
-    places = re.findall(r'^  File "(.+)", line (\d+)', traceback, re.MULTILINE)
-    lines = traceback.strip().splitlines()
-    if not places or not lines:
-        return ""
-    file, line = places[-1]
-    return f"{file}:{line}: the application's lifespan failed with {lines[-1]}"
 
 
 _CUT_OFF: Final = refusal(

@@ -20,7 +20,7 @@ from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from fnship.errors import UsageError
-from fnship.server.asgi import HEAD_LIMIT, ASGIFunction, Holder
+from fnship.server.asgi import HEAD_LIMIT, ASGIFunction, Holder, held_by
 from fnship.server.exchange import error_response
 from fnship.server.stopping import (
     ARRIVAL_GRACE,
@@ -203,7 +203,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is not typed
 
     def _leave_when_done(self) -> None:
         loop = self.flask.background.loop
-        if self._stopping.may_stop(busy=bool(self._in_hand)):
+        if self._stopping.may_stop(busy=bool(self._in_hand), served=self.nr):
             self._leave()
             loop.call_later(STILL_BUSY_AFTER, self._tell_busy)
         else:
@@ -302,7 +302,7 @@ def run_single(
     Raises:
         UsageError: The function's ``start()`` failed.
     """
-    application = _Application(_application(served))
+    application = _Application(held_by(FunctionFlask, served))
     cfg = application.cfg
     worker = _LoneWorker(1, os.getppid(), [listener], application, 0, cfg, cfg.logger_class(cfg))
     worker.announce = announce
@@ -330,7 +330,7 @@ def run_workers(
     from fnship.server import workers
 
     workers.run_workers(
-        lambda: _application(load()),
+        lambda: held_by(FunctionFlask, load()),
         listener,
         count,
         share,
@@ -339,13 +339,6 @@ def run_workers(
         worker=ForkedWorker,
         options=OPTIONS,
     )
-
-
-def _application(served: ASGIFunction | Holder) -> FunctionFlask:
-    if isinstance(served, ASGIFunction):
-        return FunctionFlask(served)
-    assert isinstance(served, FunctionFlask)
-    return served
 
 
 def _end_now(sig: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's

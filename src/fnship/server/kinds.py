@@ -23,7 +23,9 @@ class _Kind(NamedTuple):
 _KINDS: Final = {
     "asgi": _Kind("fnship.server.single", "fnship.server.workers"),
     "flask": _Kind("fnship.server.gthread", "fnship.server.gthread", "flask>=3.1,<4"),
-    "fastapi": _Kind("fnship.server.fastapi", "fnship.server.fastapi", "fastapi>=0.120,<1"),
+    "fastapi": _Kind(
+        "fnship.server.fastapi_server", "fnship.server.fastapi_server", "fastapi>=0.120,<1"
+    ),
 }
 
 

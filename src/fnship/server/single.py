@@ -109,6 +109,7 @@ class FunctionServer(uvicorn.Server):
             while not self._starting.done() and not self._asked_to_stop():
                 await asyncio.wait((self._starting,), timeout=_LOOK_EVERY)
             if not self._starting.done() or self.problem is not None:
+                await self._give_up_start()
                 self.should_exit = True
                 return
             looks = int(WAIT_FOR_FIRST / _LOOK_EVERY)
@@ -146,7 +147,8 @@ class FunctionServer(uvicorn.Server):
             self._function.draining = True
             if self._function.app is not None:
                 self._function.app.drain()
-        return self._stopping.may_stop(busy=bool(self.server_state.tasks))
+        state = self.server_state
+        return self._stopping.may_stop(busy=bool(state.tasks), served=state.total_requests)
 
     def _asked_to_stop(self) -> bool:
         if not self._stopping.asked and self._must_stop():
@@ -169,9 +171,7 @@ class FunctionServer(uvicorn.Server):
                 self._ending.cancel()
         if self._function.watchdog is not None:
             await self._function.watchdog.close()
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait((self._starting,))
+        await self._give_up_start()
         if self._stopping.given_up:
             self._ending = self._loop.call_later(2 * LAST_GRACE, self._end_now)
         await self._stop_function(self._stopping.spent)
@@ -182,6 +182,14 @@ class FunctionServer(uvicorn.Server):
             task.cancel()
         if left and (await asyncio.wait(left, timeout=LAST_GRACE))[1]:
             self._end_now()
+
+    async def _give_up_start(self) -> None:
+        """End ``start()``, or the process where it takes no notice of being cancelled."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait((self._starting,), timeout=LAST_GRACE)
+            if not self._starting.done():
+                self._end_now()
 
     async def _stop_function(self, spent: float) -> None:
         """Stop the function; where there is more to stop, that comes after it."""

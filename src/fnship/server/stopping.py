@@ -31,6 +31,7 @@ STILL_BUSY_AFTER: Final = 1.0
 """Seconds of shutdown after which it is said what is waited for."""
 
 _WATCHDOG_EXTRA: Final = 2.0  # seconds beyond the watchdog's own healthcheck_interval
+_QUIET: Final = 0.5  # seconds without a request that make a server idle which a watchdog feeds
 _AGAIN_AFTER: Final = 1.0  # seconds; before, a signal is the same one, come by another way
 
 
@@ -39,8 +40,9 @@ class Stopping:
 
     The first one asks it to drain and stop. Behind a watchdog, which goes on sending requests for
     a while, a server that got SIGTERM first serves on for ``healthcheck_interval`` + 2 s and then
-    until idle; as the watchdog itself, for ``healthcheck_interval``. A second signal, a second or
-    more later, asks it to give up what is in flight.
+    until idle: the watchdog of a machine that is short of time may be late with its own part. As
+    the watchdog itself it serves on for ``healthcheck_interval``. A second signal, a second or more
+    later, asks it to give up what is in flight.
 
     Args:
         settings: What stands in front of the server.
@@ -57,6 +59,8 @@ class Stopping:
         self._asked: float | None = None
         self._linger = 0.0
         self._until_idle = False
+        self._served = 0
+        self._last_busy = 0.0
 
     @property
     def asked(self) -> bool:
@@ -87,17 +91,21 @@ class Stopping:
         self.given_up = True
         return True
 
-    def may_stop(self, *, busy: bool) -> bool:
-        """Whether no more requests need be taken.
+    def may_stop(self, *, busy: bool, served: int) -> bool:
+        """Whether no more requests need be taken; asked again and again.
 
         Args:
             busy: Whether any are in flight.
+            served: How many have been answered, ever.
         """
         if self._asked is None:
             return False
+        if busy or served != self._served:
+            self._served, self._last_busy = served, self._clock()
         if self.given_up:
             return True
-        return self.spent >= self._linger and not (self._until_idle and busy)
+        idle = self._clock() - self._last_busy >= _QUIET
+        return self.spent >= self._linger and (idle or not self._until_idle)
 
 
 def still_busy(count: int) -> str:

@@ -23,6 +23,7 @@ from fnship.testing.store import MemoryStore
 __all__ = ["Engine"]
 
 _STATE_PATH = "/state"
+_LOGS_PATH = "/logs"  # of many attempts at once; each has one of its own below it
 
 
 class Engine:
@@ -42,6 +43,7 @@ class Engine:
         ssl_context: The server's certificate, for https; None for http.
         honour_batches: Whether a log batch is stored only once however often it is sent.
             False is an engine that does not know ``X-Log-Batch``.
+        share_uploads: Whether it offers to take the lines of many attempts in one upload.
         keep_logs: False counts lines instead of keeping them, for long runs.
         max_body: Bytes that a request may have; more is answered 413.
 
@@ -56,6 +58,7 @@ class Engine:
         *,
         ssl_context: ssl.SSLContext | None = None,
         honour_batches: bool = True,
+        share_uploads: bool = True,
         keep_logs: bool = True,
         max_body: int = 64 * 2**20,
     ) -> None:
@@ -64,6 +67,7 @@ class Engine:
         self._port = port
         self._ssl_context = ssl_context
         self._max_body = max_body
+        self._share_uploads = share_uploads
         self._sink = LogSink(honour_batches=honour_batches, keep=keep_logs)
         self._log_api = LogAPI(self._sink, self.faults.logs)
         self._state_api = StateAPI(self.state, self.faults.state, self._sink.is_state_token)
@@ -171,6 +175,7 @@ class Engine:
             contract.ACTIVITY_ATTEMPT: str(attempt),
             contract.ENGINE_ENDPOINT: self.url,
             contract.FILE_UPLOAD: known.path,
+            contract.LOG_BATCH_ENDPOINT: _LOGS_PATH if self._share_uploads else None,
             contract.WORKFLOW_TOKEN: known.token,
             contract.STATE_ENDPOINT: self.state_url,
             contract.STATE_TOKEN: known.state_token,
@@ -247,6 +252,8 @@ class Engine:
         attempt = self._sink.attempt_at(request.path)
         if attempt is not None:
             return self._log_api.answer(request, attempt)
+        if request.path == _LOGS_PATH and self._share_uploads:
+            return self._log_api.answer_many(request)
         if request.path == _STATE_PATH:
             return self._state_api.answer(request)
         return error(404, "nothing is here")

@@ -82,9 +82,13 @@ class FaultPlan:
     ``fail(503, times=1)`` answers 500, 500, 503, and then as if nothing had been. Delays
     come on top of whatever else happens. `times` is a number of requests; None means until
     `clear`. With `method`, such as ``"PUT"``, only requests of that kind are hit.
+
+    Attributes:
+        requests: How many requests there were, hit or not.
     """
 
     def __init__(self) -> None:
+        self.requests = 0
         self._lock = threading.Lock()
         self._rules: list[_Rule] = []
 
@@ -162,6 +166,7 @@ class FaultPlan:
 
     def next(self, method: str) -> Fault | None:
         """What happens to a request of `method`; None for nothing. The engine asks this."""
+        self.requests += 1
         if not self._rules:
             return None
         delay, chosen = 0.0, None

@@ -103,6 +103,7 @@ class LogSink:
         self._changed = threading.Condition()
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._by_path: dict[str, Attempt] = {}
+        self._by_token: dict[str, Attempt] = {}
         self._state_tokens: set[str] = set()
         self._logs: dict[str, _Log] = {}
         self._receipts: list[Receipt] = []
@@ -116,12 +117,17 @@ class LogSink:
                 known = Attempt(activity_id, number, f"/logs/{len(self._attempts) + 1}")
                 self._attempts[activity_id, number] = known
                 self._by_path[known.path] = known
+                self._by_token[known.token] = known
                 self._state_tokens.add(known.state_token)
             return known
 
     def attempt_at(self, path: str) -> Attempt | None:
         """The attempt that uploads to `path`."""
         return self._by_path.get(path)
+
+    def attempt_with(self, token: str) -> Attempt | None:
+        """The attempt whose token for uploads this is."""
+        return self._by_token.get(token)
 
     def is_state_token(self, token: str) -> bool:
         """Whether any attempt was given `token` for the state store."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["Part", "parse_multipart"]
@@ -18,12 +19,16 @@ _PADDING: Final = b" \t"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: a form field, or a file where `filename` is not None."""
+    """One part: a form field, or a file where `filename` is not None.
+
+    The names of its headers are in lower case.
+    """
 
     name: str
     filename: str | None
     content_type: str
     body: bytes
+    headers: Mapping[bytes, str] = field(default_factory=dict, compare=False)
 
 
 def parse_multipart(content_type: str, body: bytes) -> list[Part]:
@@ -80,6 +85,7 @@ def _part(section: bytes) -> Part:
         filename=parameters.get("filename"),
         content_type=headers.get(b"content-type", "text/plain"),
         body=body,
+        headers=headers,
     )
 
 

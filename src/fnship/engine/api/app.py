@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from fnship import __version__
-from fnship.engine.api import activities, functions, invocations, logs, state, tokens
+from fnship.engine.api import activities, callbacks, functions, invocations, logs, state, tokens
 from fnship.engine.api.common import (
     CanAdminister,
     CanRead,
@@ -25,7 +25,7 @@ from fnship.engine.api.schemas import SCHEMAS
 from fnship.engine.api.waiting import Waits
 from fnship.engine.auth import Authority
 from fnship.engine.engine import Engine
-from fnship.engine.log_api import log_route
+from fnship.engine.log_api import log_routes
 from fnship.engine.state_api import state_route
 
 __all__ = ["create_api", "create_functions_api"]
@@ -64,8 +64,8 @@ def create_api(engine: Engine, authority: Authority) -> FastAPI:
     app.state.stopping = False
     app.state.waits = Waits(engine)
     app.router.routes.append(invocations.route(engine, app.state.waits))
-    for router in (functions.router, activities.router, logs.router, tokens.router):
-        app.include_router(router)
+    for each in (functions, activities, logs, callbacks, tokens):
+        app.include_router(each.router)
     app.include_router(state.read_routes, dependencies=[CanRead])
     app.include_router(state.admin_routes, dependencies=[CanAdminister])
 
@@ -106,7 +106,7 @@ def create_functions_api(
 
     return Starlette(
         routes=[
-            log_route(engine.logs, engine.tokens, on_lines),
+            *log_routes(engine.logs, engine.tokens, on_lines),
             state_route(engine.state, engine.tokens, engine.live.holds, engine.options.max_value),
         ],
         exception_handlers={HTTPException: elsewhere},
@@ -140,9 +140,13 @@ def _description(app: FastAPI) -> dict[str, Any]:
 def _correct(operation: dict[str, Any], *, is_open: bool) -> None:
     """Describe errors as they are: a value that is not valid is answered 400 here."""
     responses = operation["responses"]
+    more = []
     if operation is not invocations.DESCRIPTION and responses.pop("422", None) is not None:
-        responses.update({str(status): each for status, each in problems(400).items()})
+        more.append(400)
+    if "requestBody" in operation:
+        more.append(413)
     if is_open:
         operation["security"] = []
     else:
-        responses.update({str(status): each for status, each in problems().items()})
+        more.append(401)
+    responses.update({str(status): each for status, each in problems(*more).items()})

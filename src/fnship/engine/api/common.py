@@ -45,7 +45,6 @@ PROBLEM_SCHEMA: Final[dict[str, Any]] = {
 """The body of every error (RFC 9457)."""
 
 _METHODS: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
-_WITH_BODY: Final = ("PUT", "POST")
 _JSON: Final = "application/json"
 _PROBLEM: Final = "application/problem+json"
 _encode: Final = msgspec.json.Encoder().encode
@@ -100,7 +99,7 @@ def problem(
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of a route, for its description; 401 is everywhere.
+    """The errors of a route, for its description.
 
     Args:
         *statuses: Their HTTP statuses.
@@ -110,7 +109,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": http.HTTPStatus(status).phrase,
             "content": {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in sorted({401, *statuses})
+        for status in statuses
     }
 
 
@@ -136,7 +135,7 @@ def add_errors(app: FastAPI) -> None:
     async def not_valid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if request.method in _WITH_BODY and kind != _JSON:
+        if kind != _JSON and any(each["loc"][0] == "body" for each in exc.errors()):
             detail = f"the body is {kind or 'nothing'}; send it as Content-Type: {_JSON}"
             return problem(400, "the request is not valid", detail)
         found = [

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fnship.engine.api.common import CanAdminister, CanRead, TheEngine, json_response, problems
 from fnship.engine.api.schemas import answer
 from fnship.engine.document import timestamp
-from fnship.engine.model import Function, RetryPolicy, Source
+from fnship.engine.model import Function, Resources, RetryPolicy, Source
 from fnship.errors import InvalidRequest
 
 __all__ = ["router"]
@@ -41,7 +41,7 @@ class Retry(BaseModel):
 
 
 class FunctionBody(BaseModel):
-    """A function: where it is, and how it is called. Give either `url` or `folder`."""
+    """A function: where it is, and how it is called. Give one of `url`, `folder` and `image`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -51,9 +51,15 @@ class FunctionBody(BaseModel):
     folder: Annotated[str | None, Field(description="a folder that the engine serves itself")] = (
         None
     )
-    image: Annotated[str | None, Field(description="refused so far: run it, and give its url")] = (
-        None
-    )
+    image: Annotated[
+        str | None, Field(description="an image that the engine runs", examples=["hello:1.0"])
+    ] = None
+    memory: Annotated[
+        str | None, Field(description="what the image's container may use; 512m by default")
+    ] = None
+    cpus: Annotated[
+        str | None, Field(description="how many it may use; all by default", examples=["1.5"])
+    ] = None
     timeout: Annotated[float, Field(gt=0, description="seconds that one attempt may take")] = 300.0
     concurrency: Annotated[int, Field(ge=1, le=1000, description="requests at once")] = 16
     retry: Retry = Retry()
@@ -64,15 +70,23 @@ class FunctionBody(BaseModel):
         Raises:
             InvalidRequest: It is at no place, or at two.
         """
-        if self.image is not None:
-            raise InvalidRequest(
-                "this engine starts no images: start it with docker or podman, and give its url"
-            )
-        if self.url is not None and self.folder is None:
-            return Source.URL, self.url
-        if self.folder is not None and self.url is None:
-            return Source.FOLDER, self.folder
-        raise InvalidRequest("give either url or folder")
+        places = {Source.URL: self.url, Source.FOLDER: self.folder, Source.IMAGE: self.image}
+        given = [(source, location) for source, location in places.items() if location is not None]
+        if len(given) != 1:
+            raise InvalidRequest("give one of url, folder and image")
+        return given[0]
+
+    def resources(self) -> Resources:
+        """What its container may use.
+
+        Raises:
+            InvalidRequest: It is said of what runs in no container.
+        """
+        said = {"memory": self.memory, "cpus": self.cpus}
+        given = {name: value for name, value in said.items() if value is not None}
+        if given and self.image is None:
+            raise InvalidRequest(f"{' and '.join(given)} can be said of an image alone")
+        return Resources(**given)
 
 
 @router.put(
@@ -96,6 +110,7 @@ async def put_function(name: str, body: FunctionBody, engine: TheEngine) -> Resp
             timeout=body.timeout,
             concurrency=body.concurrency,
             retry=RetryPolicy(**body.retry.model_dump()),
+            resources=body.resources(),
         )
     )
     return json_response(_document(kept), 201 if kept.created == kept.updated else 200)
@@ -105,7 +120,7 @@ async def put_function(name: str, body: FunctionBody, engine: TheEngine) -> Resp
     "",
     dependencies=[CanRead],
     response_model=None,
-    responses={200: answer("Functions", "All of them."), **problems()},
+    responses={200: answer("Functions", "All of them.")},
 )
 async def list_functions(engine: TheEngine) -> Response:
     """Every function, by name."""
@@ -137,9 +152,11 @@ async def delete_function(name: str, engine: TheEngine) -> Response:
 
 
 def _document(function: Function) -> dict[str, Any]:
+    resources = {"memory": function.resources.memory, "cpus": function.resources.cpus or None}
     return {
         "name": function.name,
         function.source.value: function.location,
+        **(resources if function.source is Source.IMAGE else {}),
         "timeout": function.timeout,
         "concurrency": function.concurrency,
         "retry": function.retry,

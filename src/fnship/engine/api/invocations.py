@@ -89,7 +89,7 @@ def route(engine: Engine, waits: Waits) -> Route:
         submitted = await engine.submit(submission)
         activity = submitted.activity
         if "wait" in prefer and not activity.status.final:
-            activity = await waits.wait(activity, min(int(prefer["wait"]), _LONGEST_WAIT))
+            activity = await waits.wait(activity, int(prefer["wait"]))
         headers = {"Location": f"/v1/activities/{activity.id}"}
         if prefer:
             headers["Preference-Applied"] = ", ".join(f"{k}={v}" for k, v in prefer.items())
@@ -144,7 +144,7 @@ async def _payload(request: Request, limit: int) -> bytes:
 
 
 def _preferences(headers: list[str]) -> dict[str, str]:
-    """The preferences of a request (RFC 7240) that are met here; others are passed over."""
+    """The preferences of a request (RFC 7240) as they are met here; others are passed over."""
     found: dict[str, str] = {}
     for each in ",".join(headers).split(","):
         name, _, value = each.partition(";")[0].partition("=")
@@ -156,4 +156,6 @@ def _preferences(headers: list[str]) -> dict[str, str]:
         )
         if known:
             found.setdefault(name, value.lower())
+    if "wait" in found:
+        found["wait"] = str(min(int(found["wait"]), _LONGEST_WAIT))
     return found

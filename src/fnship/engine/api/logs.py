@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from fnship.engine.api.common import CanRead, TheEngine, json_response, problems
+from fnship.engine.api.schemas import answer
 from fnship.engine.engine import Engine
 
 __all__ = ["router"]
@@ -56,7 +57,12 @@ async def get_logs(
     return StreamingResponse((piece.text async for piece in pieces), media_type="text/plain")
 
 
-@router.get("/v1/logs", dependencies=[CanRead], response_model=None, responses=problems(400))
+@router.get(
+    "/v1/logs",
+    dependencies=[CanRead],
+    response_model=None,
+    responses={200: answer("Lines", "A page of them."), **problems(400)},
+)
 async def search_logs(
     engine: TheEngine,
     text: Annotated[str, Query(max_length=1000)] = "",

@@ -84,6 +84,9 @@ _FUNCTION: Final = {
     "name": _STRING,
     "url": _STRING,
     "folder": _STRING,
+    "image": _STRING,
+    "memory": _STRING,
+    "cpus": _OTHER,
     "timeout": _NUMBER,
     "concurrency": _WHOLE,
     "retry": _object(_RETRY),
@@ -97,6 +100,8 @@ _TOKEN: Final = {
     "created": _MOMENT,
     "expires": _MOMENT,
 }
+_LINE: Final = {"activity_id": _STRING, "attempt": _WHOLE, "line": _STRING}
+_ITEM: Final = {"key": _STRING, "version": _WHOLE, "value": {"description": "any JSON"}}
 
 SCHEMAS: Final[dict[str, Any]] = {
     "Accepted": _object({"id": _STRING, "status": _STATUS}),
@@ -104,11 +109,22 @@ SCHEMAS: Final[dict[str, Any]] = {
     "Activities": _object(
         {"items": {"type": "array", "items": _ref("Activity")}, "cursor": _CURSOR}
     ),
-    "Function": _object(_FUNCTION, "url", "folder"),
+    "CallbackKey": _object({"key": _STRING}),
+    "Function": _object(_FUNCTION, "url", "folder", "image", "memory", "cpus"),
     "Functions": _object({"items": {"type": "array", "items": _ref("Function")}}),
+    "Imported": _object({"imported": _WHOLE}),
+    "Lines": _object(
+        {
+            "items": {"type": "array", "items": _object(_LINE)},
+            "cursor": {**_CURSOR, "type": ["integer", "null"]},
+        }
+    ),
     "NewToken": _object({**_TOKEN, "token": _STRING}, "created"),
     "Problem": PROBLEM_SCHEMA,
     "Replayed": _object({"replayed": _WHOLE}),
+    "State": _object({"items": {"type": "array", "items": _object(_ITEM)}, "cursor": _CURSOR}),
+    "StateItem": _object({"value": _ITEM["value"], "version": _WHOLE}),
+    "StateVersion": _object({"version": _WHOLE}),
     "Tokens": _object({"items": {"type": "array", "items": _object(_TOKEN)}}),
 }
 """By the names that they have in the description."""

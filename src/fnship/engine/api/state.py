@@ -11,11 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from fnship.engine.api.common import problems
+from fnship.engine.api.schemas import answer
 from fnship.engine.model import DEFAULT_ID
 from fnship.engine.state_api import read_cursor, write_cursor
 from fnship.engine.stores.state import Keys, Record, StateStore
+from fnship.engine.verbatim import verbatim
 from fnship.errors import InvalidRequest, MalformedJSON, Missing
-from fnship.function import codec
 
 __all__ = ["admin_routes", "read_routes"]
 
@@ -25,6 +26,19 @@ _LINES: Final = "application/x-ndjson"
 _EXPORT: Final = {
     "description": "A line of JSON for each key",
     "content": {_LINES: {"schema": {"type": "string"}}},
+}
+_VALUE: Final = {
+    "requestBody": {
+        "description": "The value, any JSON. It is kept as it is written.",
+        "required": True,
+        "content": {"application/json": {"schema": {}}},
+    }
+}
+_EXPORTED: Final = {
+    "requestBody": {
+        "description": "What was exported; nothing is no keys.",
+        "content": {_LINES: {"schema": {"type": "string"}}},
+    }
 }
 
 read_routes = APIRouter(prefix="/v1/state", tags=["state"])
@@ -45,7 +59,7 @@ _decode_line: Final = msgspec.json.Decoder(_Line).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@read_routes.get("")
+@read_routes.get("", responses={200: answer("State", "A page of it.")})
 async def list_state(
     request: Request,
     organization_id: _Id = DEFAULT_ID,
@@ -66,7 +80,9 @@ async def list_state(
     return _answer({"items": items, "cursor": more})
 
 
-@read_routes.get("/item", responses=problems(404))
+@read_routes.get(
+    "/item", responses={200: answer("StateItem", "The value, and its version."), **problems(404)}
+)
 async def get_state(
     request: Request,
     key: _Key,
@@ -82,7 +98,11 @@ async def get_state(
     return _answer({"value": found[0], "version": found[1]})
 
 
-@admin_routes.put("/item")
+@admin_routes.put(
+    "/item",
+    responses={200: answer("StateVersion", "The new version."), **problems(403, 409, 413, 507)},
+    openapi_extra=_VALUE,
+)
 async def put_state(
     request: Request,
     key: _Key,
@@ -98,13 +118,13 @@ async def put_state(
         raise InvalidRequest("ttl is not a number of seconds")
     value = await request.body()
     try:
-        codec.decode(value)
+        value = verbatim(value)
     except MalformedJSON as exc:
         raise InvalidRequest(f"the value is not valid: {exc}") from exc
     return _answer({"version": await _store(request).put(scope, key, value, version, ttl)})
 
 
-@admin_routes.delete("/item", status_code=204, responses=problems(404))
+@admin_routes.delete("/item", status_code=204, responses=problems(403, 404, 507))
 async def delete_state(
     request: Request,
     key: _Key,
@@ -136,7 +156,11 @@ async def export_state(
     return StreamingResponse(lines(), media_type=_LINES)
 
 
-@admin_routes.post("/import")
+@admin_routes.post(
+    "/import",
+    responses={200: answer("Imported", "How many keys."), **problems(403, 413, 507)},
+    openapi_extra=_EXPORTED,
+)
 async def import_state(
     request: Request,
     organization_id: _Id = DEFAULT_ID,
@@ -155,8 +179,7 @@ async def import_state(
 
 def _record(line: bytes, number: int) -> Record:
     try:
-        codec.decode(line)
-        read = _decode_line(line)
+        read = _decode_line(verbatim(line))
     except (MalformedJSON, msgspec.MsgspecError) as exc:
         raise InvalidRequest(f"line {number} is not valid: {exc}") from exc
     return Record(read.key, msgspec.Raw(bytes(read.value)), read.version, read.expires)

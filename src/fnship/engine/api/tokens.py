@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fnship.engine.api.common import CanAdminister, TheAuthority, json_response, problems
+from fnship.engine.api.schemas import answer
 from fnship.engine.auth import Role
 from fnship.engine.document import timestamp
 
@@ -33,7 +34,12 @@ class TokenBody(BaseModel):
     name: Annotated[str, Field(max_length=200, description="what it is for")] = ""
 
 
-@router.post("", status_code=201, response_model=None, responses=problems(400, 403, 507))
+@router.post(
+    "",
+    status_code=201,
+    response_model=None,
+    responses={201: answer("NewToken", "The token."), **problems(400, 403, 507)},
+)
 async def make_token(body: TokenBody, authority: TheAuthority) -> Response:
     """Make a token. The answer is the only place where it is ever shown."""
     expires = time.time() + body.expires_in if body.expires_in is not None else None
@@ -48,7 +54,9 @@ async def make_token(body: TokenBody, authority: TheAuthority) -> Response:
     return json_response(made, 201, {"Cache-Control": "no-store"})
 
 
-@router.get("", response_model=None, responses=problems(403))
+@router.get(
+    "", response_model=None, responses={200: answer("Tokens", "All of them."), **problems(403)}
+)
 async def list_tokens(authority: TheAuthority) -> Response:
     """Every token that is good, but for the main one; none is shown itself."""
     items = [

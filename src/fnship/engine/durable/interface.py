@@ -65,6 +65,10 @@ class Durable(Protocol):
         """The promises that are not kept yet."""
         ...
 
+    def hurry(self) -> None:
+        """Cut off the runs that `close` waits for."""
+        ...
+
     async def close(self, grace: float) -> None:
         """End. What is not done then is done after the next `open`.
 

@@ -9,32 +9,24 @@ import os
 import re
 import signal
 import sys
-import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import aiohttp
-
-from fnship import contract
+from fnship.engine.runners.runner import Place, Runner, Unready
 from fnship.errors import InvalidRequest, Overloaded
 
 __all__ = ["FolderRunner", "check_folder"]
 
 _SERVING: Final = re.compile(r"fnship: serving .* on (http://\S+)\s*")
+_ANEW: Final = re.compile(r"fnship: .* changed; starting anew")
+_DIED: Final = re.compile(r"fnship: the function's process ended with status .*")
 _READY_WITHIN: Final = 60.0  # seconds
-_STOP_WITHIN: Final = 15.0  # seconds; longer than LOG_FLUSH_TIMEOUT by default
-_POLL: Final = 0.02
-_LAST_WORDS: Final = 3  # lines of its stderr that say why it ended
-_AGAIN_AFTER: Final = 1.0  # seconds after which one that does not start is started again
 _PR_SET_PDEATHSIG: Final = 1  # of prctl(2)
 
 
-class FolderRunner:
-    """Starts the server of one folder when it is first called, and again when it has died.
-
-    It reloads itself when a file of the folder changes.
+class FolderRunner(Runner):
+    """Runs the server of one folder, which reloads itself when a file of the folder changes.
 
     Args:
         folder: The function's folder.
@@ -42,48 +34,17 @@ class FolderRunner:
     """
 
     def __init__(self, folder: Path, on_line: Callable[[str], None]) -> None:
+        super().__init__(on_line)
         self._folder = folder
-        self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
-        self._url: str | None = None
-        self._starting = asyncio.Lock()
-        self._readers: list[asyncio.Task[None]] = []
-        self._said: deque[str] = deque(maxlen=_LAST_WORDS)
-        self._known = asyncio.Event()
-        self._failed_at = 0.0
-
-    async def url(self) -> str:
-        """Where it answers.
-
-        Raises:
-            Overloaded: It does not start; says why. It is tried again a second later.
-        """
-        if self._url is not None and self._runs():
-            return self._url
-        async with self._starting:
-            if self._url is not None and self._runs():
-                return self._url
-            if time.monotonic() - self._failed_at < _AGAIN_AFTER:
-                raise Overloaded(self._why())
-            try:
-                return await self._start()
-            except BaseException:
-                self._failed_at = time.monotonic()
-                await self._stop()
-                raise
-
-    async def close(self) -> None:
-        """Stop it; it finishes what it holds."""
-        async with self._starting:
-            await self._stop()
+        self._serving: asyncio.Future[str] | None = None  # where, once it does
+        self._dying: asyncio.Future[None] | None = None
 
     def _runs(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def _start(self) -> str:
-        await self._stop()
-        self._known.clear()
-        self._said.clear()
+    async def _start(self) -> None:
+        self._serving = asyncio.get_running_loop().create_future()
         command = [sys.executable, "-P", "-m", "fnship", "run", "--host", "127.0.0.1"]
         self._process = process = await asyncio.create_subprocess_exec(
             *command,
@@ -94,75 +55,71 @@ class FolderRunner:
             limit=2**20,
             preexec_fn=_end_with_parent,
         )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._readers = [
-            asyncio.create_task(self._read(process.stdout, self._on_line)),
-            asyncio.create_task(self._read(process.stderr, self._heard)),
-        ]
+        self._listen_to(process)
+
+    async def _find(self) -> Place:
+        dying = self._dying = asyncio.get_running_loop().create_future()
+        finding = asyncio.create_task(self._until_served())
         try:
             async with asyncio.timeout(_READY_WITHIN):
-                await self._known.wait()
-                if self._url is None:
-                    await process.wait()
-                    raise Overloaded(self._why())
-                await self._until_ready(process, self._url)
+                waited: list[asyncio.Future[Any]] = [finding, dying, *self._readers]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if finding.done() and (place := finding.result()) is not None:
+                    return place
+                if dying.done():
+                    raise Unready(self._why())
+                await asyncio.wait(self._readers)
         except TimeoutError:
             raise Overloaded(
                 f"the function in {self._folder} was not ready within {_READY_WITHIN:g} s"
             ) from None
-        return self._url
-
-    async def _until_ready(self, process: asyncio.subprocess.Process, url: str) -> None:
-        """Wait until it is; one whose handler cannot be imported says so in its answers."""
-        async with aiohttp.ClientSession() as session:
-            while process.returncode is None:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(url + contract.READY_PATH) as response:
-                        if response.status == 200 or '"starting"' not in await response.text():
-                            return
-                await asyncio.sleep(_POLL)
+        finally:
+            finding.cancel()
+            await asyncio.wait([finding])
         raise Overloaded(self._why())
 
-    async def _read(self, stream: asyncio.StreamReader, tell: Callable[[str], None]) -> None:
-        while True:
-            try:
-                line = await stream.readline()
-            except ValueError:
-                continue  # longer than the limit; what was read of it is dropped
-            if not line:
-                break
-            tell(line.decode(errors="replace").rstrip("\n"))
-        self._known.set()
+    async def _until_served(self) -> Place | None:
+        """Wait until it is ready. Returns where it is; None where it runs no more."""
+        while (serving := self._serving) is not None:
+            url = await serving
+            if not await self._until_ready(url):
+                return None
+            if serving is self._serving:  # and it was not for a process that is gone again
+                return Place(url)
+        return None
+
+    def _why(self) -> str:
+        return f"the function in {self._folder} does not start: {self._last_words()}"
 
     def _heard(self, line: str) -> None:
         match = _SERVING.fullmatch(line)
-        if match is not None:
-            self._url = match[1]
-            self._known.set()
-        else:
-            self._said.append(line)
-            self._on_line(line)
+        if match is None:
+            super()._heard(line)
+            if _ANEW.fullmatch(line) or _DIED.fullmatch(line):
+                self._begins_anew(died=_DIED.fullmatch(line) is not None)
+        elif self._serving is not None and not self._serving.done():
+            self._serving.set_result(match[1])
 
-    def _why(self) -> str:
-        said = "; ".join(self._said) or "it said nothing"
-        return f"the function in {self._folder} does not start: {said}"
+    def _begins_anew(self, *, died: bool) -> None:
+        """Heed that the server puts a new process in the place of one, which may be worse."""
+        self._place = None
+        if self._serving is not None and self._serving.done():
+            self._serving = asyncio.get_running_loop().create_future()
+        if died and self._dying is not None and not self._dying.done():
+            self._dying.set_result(None)
 
-    async def _stop(self) -> None:
-        process, self._process, self._url = self._process, None, None
+    async def _stop(self, patience: float) -> None:
+        process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)  # at a SIGTERM it may wait for a watchdog first
             try:
-                await asyncio.wait_for(process.wait(), _STOP_WITHIN)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-        if self._readers:
-            _, left = await asyncio.wait(self._readers, timeout=1.0)
-            for reader in left:
-                reader.cancel()
-        self._readers = []
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), patience)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
 
 
 def check_folder(location: str) -> str:
@@ -174,11 +131,16 @@ def check_folder(location: str) -> str:
     folder = Path(location)
     if not folder.is_absolute():
         raise InvalidRequest(f"the folder {location!r} is not absolute")
-    if not folder.is_dir():
-        raise InvalidRequest(f"there is no folder {location}")
     handler = folder / "function" / "handler"
-    if not handler.with_suffix(".py").is_file() and not handler.is_dir():
-        raise InvalidRequest(f"there is no function/handler.py in {location}")
+    try:
+        is_there = folder.is_dir()
+        has_handler = handler.with_suffix(".py").is_file() or handler.is_dir()
+    except OSError as exc:
+        raise InvalidRequest(f"the folder cannot be looked at: {exc.strerror}") from exc
+    if not is_there:
+        raise InvalidRequest(f"there is no folder {location!r}")
+    if not has_handler:
+        raise InvalidRequest(f"there is no function/handler.py in {location!r}")
     return os.path.normpath(folder)
 
 

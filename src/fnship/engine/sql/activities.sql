@@ -25,7 +25,7 @@ SELECT
     created, due, started, ended, replay_of, replayed_by
 FROM activities
 WHERE {conditions}
-ORDER BY position DESC
+ORDER BY created DESC, position DESC
 LIMIT :limit
 
 -- name: unfinished
@@ -87,10 +87,10 @@ WHERE organization_id = :organization_id
 INSERT INTO callbacks (activity_id, url, attempts, due) VALUES (:activity_id, :url, 0, :due)
 
 -- name: due_callbacks
-SELECT * FROM callbacks WHERE due <= :now ORDER BY due LIMIT :limit
+SELECT * FROM callbacks WHERE due <= :now OR due > :latest ORDER BY due LIMIT :limit
 
 -- name: next_callback
-SELECT MIN(due) AS due FROM callbacks
+SELECT MIN(due) AS due FROM callbacks WHERE due > :now
 
 -- name: delay_callback
 UPDATE callbacks SET attempts = attempts + 1, due = :due WHERE activity_id = :activity_id
@@ -108,4 +108,5 @@ DELETE FROM activities WHERE id = :id
 DELETE FROM idempotency_keys WHERE activity_id = :id
 
 -- name: mark_replayed
-UPDATE activities SET replayed_by = :replayed_by WHERE id = :id
+UPDATE activities SET replayed_by = :replayed_by
+WHERE id = :id AND (NOT :once OR replayed_by IS NULL)

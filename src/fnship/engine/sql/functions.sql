@@ -1,12 +1,17 @@
 -- name: put
-INSERT INTO functions (name, source, location, timeout, concurrency, retry, created, updated)
-VALUES (:name, :source, :location, :timeout, :concurrency, :retry, :updated, :updated)
+INSERT INTO functions (
+    name, source, location, timeout, concurrency, retry, resources, created, updated
+)
+VALUES (
+    :name, :source, :location, :timeout, :concurrency, :retry, :resources, :updated, :updated
+)
 ON CONFLICT (name) DO UPDATE
 SET source = excluded.source,
     location = excluded.location,
     timeout = excluded.timeout,
     concurrency = excluded.concurrency,
     retry = excluded.retry,
+    resources = excluded.resources,
     updated = excluded.updated
 RETURNING *
 

@@ -36,6 +36,10 @@ JOIN logs ON logs.position = part.position
 WHERE part.ahead < :bytes
 ORDER BY logs.position
 
+-- name: window
+SELECT MIN(position) AS lowest, COUNT(*) AS count
+FROM (SELECT position FROM logs WHERE {conditions} ORDER BY position DESC LIMIT :window) AS newest
+
 -- name: search
 SELECT logs.position, logs.activity_id, logs.attempt, logs.text, part.chosen
 FROM (

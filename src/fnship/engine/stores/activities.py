@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,11 +15,13 @@ from fnship.engine.model import Activity, Event, Outcome, Scope, Status
 from fnship.engine.sql.database import Database, Row, Session
 from fnship.errors import AlreadyThere, InvalidRequest, KeyReused, Missing
 
-__all__ = ["ActivityQuery", "ActivityStore", "Callback", "Page"]
+__all__ = ["ActivityQuery", "ActivityStore", "Callback", "Page", "check_same_call"]
 
 _FILE: Final = "activities"
 _LONGEST_PAGE: Final = 500
-_CURSOR: Final = "a1-"  # what a cursor of this store begins with
+_CURSOR: Final = re.compile(
+    r"a2:([0-9]{1,18}):([0-9]{1,12}\.[0-9]{1,9}(?:e-[0-9]{1,3})?)", re.ASCII
+)
 
 _CONDITIONS: Final = {
     "function": "function = :function",
@@ -92,53 +96,57 @@ class ActivityStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def accept(self, activity: Activity, key: str | None = None) -> tuple[Activity, bool]:
+    async def accept(
+        self,
+        activity: Activity,
+        key: str | None = None,
+        *,
+        named: bool = True,
+        once: bool = False,
+    ) -> tuple[Activity, bool]:
         """Take a new activity in, unless it is there already.
 
         Args:
-            activity: The new one.
+            activity: The new one. What it is a replay of is marked with it.
             key: The caller's ``Idempotency-Key``.
+            named: Whether its id is the caller's.
+            once: Whether it is wanted only if nothing else is a replay of the same activity.
 
         Returns:
             The activity as it is kept, and whether it is new.
 
         Raises:
-            AlreadyThere: The id stands for another call.
+            AlreadyThere: The id stands for another call; or something else is such a replay.
             KeyReused: The key does.
         """
 
         def work(session: Session) -> tuple[Activity, bool]:
-            if key is not None:
-                known = session.one(_FILE, "find_key", _key(activity, key))
-                if known is not None:
-                    earlier = _required(session, known["activity_id"])
-                    if not _same_call(earlier, activity):
-                        raise KeyReused(
-                            f"the Idempotency-Key {key!r} was used for activity "
-                            f"{earlier.id!r}, which has another payload"
-                        )
-                    return earlier, False
-            if not session.do(_FILE, "insert", _row(activity)):
-                earlier = _required(session, activity.id)
-                if not _same_call(earlier, activity):
-                    raise AlreadyThere(
-                        f"activity {activity.id!r} exists already, with another payload or "
-                        "for another function"
-                    )
+            earlier = _kept_by_key(session, activity, key, named=named)
+            if earlier is not None:
                 return earlier, False
+            created = session.do(_FILE, "insert", _row(activity)) > 0
+            kept = activity if created else _required(session, activity.id)
+            if not created:
+                check_same_call(kept, activity)
             if key is not None:
-                session.do(
-                    _FILE,
-                    "insert_key",
-                    {
-                        **_key(activity, key),
-                        "activity_id": activity.id,
-                        "created": activity.created,
-                    },
-                )
-            return activity, True
+                values = {**_key(activity, key), "activity_id": kept.id, "created": kept.created}
+                session.do(_FILE, "insert_key", values)
+            if created and activity.replay_of is not None:
+                values = {"id": activity.replay_of, "replayed_by": activity.id, "once": once}
+                if not session.do(_FILE, "mark_replayed", values):
+                    raise AlreadyThere(f"activity {activity.replay_of!r} was replayed already")
+            return kept, created
 
         return await self._database.write(work)
+
+    async def find(self, activity_id: str) -> Activity | None:
+        """An activity; None where there is none of this id."""
+
+        def work(session: Session) -> Activity | None:
+            row = session.one(_FILE, "get", {"id": activity_id})
+            return None if row is None else _activity(row)
+
+        return await self._database.read(work)
 
     async def get(self, activity_id: str) -> Activity:
         """An activity.
@@ -163,10 +171,14 @@ class ActivityStore:
         }
         where = [_CONDITIONS[name] for name in values]
         if query.dead:
+            # There are few of them: the plus keeps other indexes out of it.
+            where = [f"+{each}" for each in where if not each.startswith("created")] + [
+                each for each in where if each.startswith("created")
+            ]
             where.append("status = 'failed' AND replayed_by IS NULL")
         if query.cursor is not None:
-            where.append("position < :position")
-            values["position"] = _position(query.cursor)
+            where.append("(created, position) < (:last, :position)")
+            values["position"], values["last"] = _place(query.cursor)
         values["limit"] = query.limit + 1
         rows = await self._database.read(
             lambda session: session.all(_FILE, "page", values, where=where)
@@ -254,15 +266,27 @@ class ActivityStore:
 
     async def mark_replayed(self, activity_id: str, replayed_by: str) -> None:
         """Say that another activity has done this one again; it is no dead letter any more."""
-        values = {"id": activity_id, "replayed_by": replayed_by}
+        values = {"id": activity_id, "replayed_by": replayed_by, "once": False}
         await self._database.write(lambda session: session.do(_FILE, "mark_replayed", values))
 
-    async def due_callbacks(self, now: float, limit: int) -> tuple[list[Callback], float | None]:
-        """The callbacks to make now, and when the next one is due; None for never."""
+    async def due_callbacks(
+        self, now: float, limit: int, longest: float = math.inf
+    ) -> tuple[list[Callback], float | None]:
+        """The callbacks to make now, and when the next one is due.
+
+        Args:
+            now: Seconds since 1970.
+            limit: How many at most.
+            longest: Seconds; what is due later than that is to be made now.
+
+        Returns:
+            Some of them, and when the first that is to come is due; None for never.
+        """
 
         def work(session: Session) -> tuple[list[Callback], float | None]:
-            rows = session.all(_FILE, "due_callbacks", {"now": now, "limit": limit})
-            following = session.one(_FILE, "next_callback")
+            values = {"now": now, "latest": now + longest, "limit": limit}
+            rows = session.all(_FILE, "due_callbacks", values)
+            following = session.one(_FILE, "next_callback", values)
             found = [Callback(row["activity_id"], row["url"], row["attempts"]) for row in rows]
             return found, following["due"] if following is not None else None
 
@@ -312,12 +336,43 @@ def _required(session: Session, activity_id: str) -> Activity:
     return _activity(row)
 
 
-def _same_call(one: Activity, other: Activity) -> bool:
-    return (
-        one.function == other.function
-        and one.scope == other.scope
-        and _canonical(one.payload) == _canonical(other.payload)
-    )
+def check_same_call(kept: Activity, given: Activity) -> None:
+    """See that an activity that has an id may be meant by a call that gives the same.
+
+    Raises:
+        AlreadyThere: It is another call's; says in what they differ.
+    """
+    difference = _difference(kept, given)
+    if difference:
+        raise AlreadyThere(f"activity {given.id!r} exists already, with another {difference}")
+
+
+def _kept_by_key(
+    session: Session, activity: Activity, key: str | None, *, named: bool
+) -> Activity | None:
+    """What a key stands for; None where it stands for nothing yet. Raises KeyReused."""
+    known = None if key is None else session.one(_FILE, "find_key", _key(activity, key))
+    if known is None:
+        return None
+    earlier = _required(session, known["activity_id"])
+    difference = _difference(earlier, activity)
+    if not difference and named and activity.id != earlier.id:
+        difference = "id"
+    if difference:
+        raise KeyReused(
+            f"the Idempotency-Key {key!r} was used for activity {earlier.id!r}, which has "
+            f"another {difference}"
+        )
+    return earlier
+
+
+def _difference(one: Activity, other: Activity) -> str:
+    """In what two calls differ; empty where they are the same. A name is nothing that counts."""
+    if one.function != other.function:
+        return "function"
+    if one.scope.ids != other.scope.ids:
+        return "scope"
+    return "" if _canonical(one.payload) == _canonical(other.payload) else "payload"
 
 
 def _canonical(payload: msgspec.Raw) -> bytes:
@@ -414,18 +469,20 @@ def _raw(value: bytes | None) -> msgspec.Raw | None:
 
 
 def _cursor(row: Row) -> str:
-    return base64.urlsafe_b64encode(f"{_CURSOR}{row['position']}".encode()).decode().rstrip("=")
+    """Where a page has ended, in letters that a URL takes as they are."""
+    place = f"a2:{row['position']}:{float(row['created'])!r}"
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> int:
+def _place(cursor: str) -> tuple[int, float]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         text = base64.urlsafe_b64decode(padded.encode("ascii")).decode("ascii")
-        position = int(text.removeprefix(_CURSOR)) if text.startswith(_CURSOR) else 0
     except ValueError:
-        position = 0
-    if not 0 < position < 2**63:
+        text = ""
+    match = _CURSOR.fullmatch(text)
+    if match is None:
         raise InvalidRequest(
             f"cursor {cursor!r} was not made by this engine: use the one that the page before gave"
         )
-    return position
+    return int(match[1]), float(match[2])

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fnship.engine.model import Function, RetryPolicy, Source
+from fnship.engine.model import Function, Resources, RetryPolicy, Source
 from fnship.engine.sql.database import Database, Row
 from fnship.errors import InvalidRequest, Missing
 
@@ -47,6 +47,7 @@ class FunctionStore:
             "timeout": function.timeout,
             "concurrency": function.concurrency,
             "retry": msgspec.json.encode(function.retry).decode(),
+            "resources": msgspec.json.encode(function.resources).decode(),
             "updated": time.time(),
         }
         row = await self._database.write(lambda session: session.one(_FILE, "put", values))
@@ -83,6 +84,7 @@ class FunctionStore:
     async def _all(self) -> dict[str, Function]:
         if self._known is None:
             rows = await self._database.read(lambda session: session.all(_FILE, "all"))
+        if self._known is None:  # still: what somebody else has read may have changed since
             self._known = {row["name"]: _function(row) for row in rows}
         return self._known
 
@@ -116,4 +118,5 @@ def _function(row: Row) -> Function:
     values: dict[str, Any] = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row is no dict
     values["source"] = Source(values["source"])
     values["retry"] = msgspec.json.decode(values["retry"], type=RetryPolicy)
+    values["resources"] = msgspec.json.decode(values["resources"], type=Resources)
     return Function(**values)

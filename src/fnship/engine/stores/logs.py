@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from fnship.engine.sql.database import Database, Row, Session
 from fnship.errors import InvalidRequest
 
-__all__ = ["LEVELS", "Found", "LogStore", "Piece"]
+__all__ = ["LEVELS", "Found", "LogStore", "Piece", "Upload"]
 
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 """What a line may begin with as its level, the least first."""
@@ -19,7 +19,24 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FILE: Final = "logs"
 _AT_ONCE: Final = 200  # uploads that are read, or deleted, in one piece
 _BYTES_AT_ONCE: Final = 4 * 2**20  # behind which no further upload is read in one piece
+_LOOKED_AT: Final = 1000  # uploads that one search looks at
 _LOOK_AGAIN: Final = 15.0  # seconds after which a follower looks, whatever it was told
+
+
+class Upload(NamedTuple):
+    """Lines that are to be kept.
+
+    Attributes:
+        activity_id: Whose log.
+        attempt: Which attempt.
+        text: Whole lines.
+        batch: What the uploader calls them; a name that was there before is a repeat.
+    """
+
+    activity_id: str
+    attempt: int
+    text: str
+    batch: str | None = None
 
 
 class Piece(NamedTuple):
@@ -71,34 +88,30 @@ class LogStore:
     async def append(
         self, activity_id: str, attempt: int, text: str, batch: str | None = None
     ) -> bool:
-        """Add lines to the log of an attempt.
+        """Add lines to the log of one attempt; see `append_all`."""
+        (new,) = await self.append_all([Upload(activity_id, attempt, text, batch)])
+        return new
 
-        Args:
-            activity_id: Whose log.
-            attempt: Which attempt.
-            text: Whole lines.
-            batch: What the uploader calls them; a name that was there before is a repeat.
+    async def append_all(self, uploads: Sequence[Upload]) -> list[bool]:
+        """Add lines to the logs of attempts, in this order: all of them, or none.
 
         Returns:
-            Whether they were new.
+            Of each upload, whether it was new.
         """
-        if not text:
-            return False
-        if not text.endswith("\n"):
-            text += "\n"
-        values = {
-            "activity_id": activity_id,
-            "attempt": attempt,
-            "batch": batch,
-            "levels": _levels(text),
-            "size": len(text.encode()),
-            "created": self._clock(),
-            "text": text,
-        }
-        new = await self._database.write(lambda session: session.do(_FILE, "append", values))
-        if new:
+        created = self._clock()
+        rows = [_row(upload, created) for upload in uploads]
+
+        def work(session: Session) -> list[bool]:
+            return [row is not None and session.do(_FILE, "append", row) > 0 for row in rows]
+
+        if not any(rows):
+            return [False] * len(rows)
+        new = await self._database.write(work)
+        for activity_id in {
+            each.activity_id for each, is_new in zip(uploads, new, strict=True) if is_new
+        }:
             self._tell(activity_id)
-        return bool(new)
+        return new
 
     async def pieces(self, activity_id: str, *, attempt: int | None = None) -> AsyncIterator[Piece]:
         """The whole log of an activity, attempt by attempt."""
@@ -185,18 +198,20 @@ class LogStore:
             cursor: What the search before gave.
 
         Returns:
-            What was found, and a cursor where there may be more.
+            What was found, and a cursor where there may be more: a search looks at so many
+            uploads and no more, so that it takes no longer over a full store.
 
         Raises:
             InvalidRequest: There is no such level.
         """
         wanted = _at_least(level)
-        where = ["levels & :levels != 0", "text LIKE :pattern ESCAPE '!'"]
+        where: list[str] = []
         values: dict[str, Any] = {
             "levels": wanted,
             "pattern": f"%{_escaped(text)}%",
             "limit": limit,
             "bytes": _BYTES_AT_ONCE,
+            "window": _LOOKED_AT,
         }
         if activity_id is not None:
             where.append("activity_id = :activity_id")
@@ -204,6 +219,13 @@ class LogStore:
         if cursor is not None:
             where.append("position < :cursor")
             values["cursor"] = cursor
+        (window,) = await self._read("window", values, where)
+        values["lowest"] = window["lowest"]
+        where += [
+            "position >= :lowest",
+            "levels & :levels != 0",
+            "text LIKE :pattern ESCAPE '!'",
+        ]
         rows = await self._read("search", values, where)
         found: list[Found] = []
         small = text.lower()
@@ -215,8 +237,9 @@ class LogStore:
             ]
             if len(found) >= limit:
                 return found, row["position"]
-        more = rows and (rows[-1]["chosen"] == limit or rows[-1]["chosen"] > len(rows))
-        return found, rows[-1]["position"] if more else None
+        if rows and (rows[-1]["chosen"] == limit or rows[-1]["chosen"] > len(rows)):
+            return found, rows[-1]["position"]
+        return found, window["lowest"] if window["count"] == _LOOKED_AT else None
 
     def ended(self, activity_id: str) -> None:
         """Say that an activity has ended, to those who follow its log."""
@@ -238,8 +261,9 @@ class LogStore:
             How many bytes that were.
         """
         dropped = 0
+        excess = await self._over()
         while True:
-            over = await self._over()
+            over = excess - dropped
             rows = await self._read("oldest", {"limit": _AT_ONCE})
             oldest = self._clock() - self._keep_seconds
             last, size = None, 0
@@ -271,6 +295,24 @@ class LogStore:
             news.set()
 
 
+def _row(upload: Upload, created: float) -> dict[str, Any] | None:
+    """What is stored of an upload; None where it has no lines."""
+    text = upload.text.replace("\0", "\ufffd")  # behind a nought SQLite finds nothing
+    if not text:
+        return None
+    if not text.endswith("\n"):
+        text += "\n"
+    return {
+        "activity_id": upload.activity_id,
+        "attempt": upload.attempt,
+        "batch": upload.batch,
+        "levels": _levels(text),
+        "size": len(text.encode()),
+        "created": created,
+        "text": text,
+    }
+
+
 def _levels(text: str) -> int:
     """A bit for each level that stands in some lines; for none of them, that of INFO."""
     found = 0
@@ -289,6 +331,8 @@ def _at_least(level: str | None) -> int:
 
 
 def _escaped(text: str) -> str:
+    """A pattern for all that may match, whose letters SQLite does not tell apart as Python does."""
+    text = "".join(each if each.isascii() else "\0" for each in text)
     for each in ("!", "%", "_"):
         text = text.replace(each, f"!{each}")
-    return text
+    return text.replace("\0", "%")

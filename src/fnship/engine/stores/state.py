@@ -16,7 +16,8 @@ __all__ = ["Item", "Keys", "Record", "StaleVersion", "StateStore"]
 _FILE: Final = "state"
 _LONGEST_KEY: Final = 1024  # bytes
 _HIGHEST: Final = 2**53  # of the versions that are taken in; there is room above it
-_PIECE: Final = 500  # rows that are expired or exported at once
+_PIECE: Final = 500  # rows that are expired, forgotten or exported at once
+_REMEMBERED: Final = 3600.0  # seconds for which the row of a deleted key is kept
 
 
 class StaleVersion(AlreadyThere):
@@ -59,7 +60,8 @@ class StateStore:
     """Keeps state in a `Database`.
 
     A key's versions count on after it was deleted or has expired, so that no version ever means
-    two values.
+    two values. An hour later nothing is left of it but the highest version in its scope, from
+    which new keys go on.
 
     Args:
         database: Where.
@@ -218,9 +220,20 @@ class StateStore:
         return await self._database.write(lambda session: session.do(_FILE, "expire", values))
 
     async def purge(self) -> None:
-        """Drop every value whose time is over, in small pieces."""
+        """Drop every value whose time is over, and keys long deleted, in small pieces."""
         while await self.expire() == _PIECE:
             pass
+        while await self._forget() == _PIECE:
+            pass
+
+    async def _forget(self) -> int:
+        values = {"before": self._clock() - _REMEMBERED, "limit": _PIECE}
+
+        def work(session: Session) -> int:
+            session.do(_FILE, "note_forgotten", values)
+            return session.do(_FILE, "forget", values)
+
+        return await self._database.write(work)
 
     async def _page(self, scope: Keys, prefix: str, after: str | None, limit: int) -> _Records:
         values = self._values(scope, "")

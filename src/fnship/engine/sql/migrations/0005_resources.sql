@@ -1,0 +1,1 @@
+ALTER TABLE functions ADD COLUMN resources TEXT NOT NULL DEFAULT '{}';
