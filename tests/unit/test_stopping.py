@@ -59,11 +59,23 @@ def test_behind_a_watchdog_it_serves_on_and_then_until_idle() -> None:
 def test_as_long_as_a_watchdog_that_is_late_sends_requests_it_is_not_idle() -> None:
     stopping, clock = asked(BEHIND)
     clock.now += 32
-    for served in range(1, 40):  # each of which was over before anyone looked
+    for served in range(1, 9):  # each of which was over before anyone looked
         clock.now += 0.3
         assert not stopping.may_stop(busy=False, served=served)
     clock.now += 0.5
-    assert stopping.may_stop(busy=False, served=39)
+    assert stopping.may_stop(busy=False, served=8)
+
+
+def test_requests_that_do_not_cease_keep_it_for_three_seconds() -> None:
+    stopping, clock = asked(BEHIND)
+    clock.now += 32
+    for served in range(1, 10):
+        clock.now += 0.3
+        assert not stopping.may_stop(busy=False, served=served)
+    clock.now += 0.3
+    assert not stopping.may_stop(busy=True, served=10)
+    clock.now += 0.1
+    assert stopping.may_stop(busy=False, served=11)
 
 
 def test_as_the_watchdog_it_serves_on_and_then_finishes() -> None:

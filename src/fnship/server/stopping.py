@@ -32,6 +32,7 @@ STILL_BUSY_AFTER: Final = 1.0
 
 _WATCHDOG_EXTRA: Final = 2.0  # seconds beyond the watchdog's own healthcheck_interval
 _QUIET: Final = 0.5  # seconds without a request that make a server idle which a watchdog feeds
+_QUIET_WITHIN: Final = 3.0  # seconds to wait for that; a watchdog later than this is not stopping
 _AGAIN_AFTER: Final = 1.0  # seconds; before, a signal is the same one, come by another way
 
 
@@ -40,9 +41,10 @@ class Stopping:
 
     The first one asks it to drain and stop. Behind a watchdog, which goes on sending requests for
     a while, a server that got SIGTERM first serves on for ``healthcheck_interval`` + 2 s and then
-    until idle: the watchdog of a machine that is short of time may be late with its own part. As
-    the watchdog itself it serves on for ``healthcheck_interval``. A second signal, a second or more
-    later, asks it to give up what is in flight.
+    until half a second has brought no request: the watchdog of a machine that is short of time may
+    be late with its own part. Where requests do not cease it waits 3 s for that, and then for an
+    instant with none in flight. As the watchdog itself it serves on for ``healthcheck_interval``. A
+    second signal, a second or more later, asks it to give up what is in flight.
 
     Args:
         settings: What stands in front of the server.
@@ -104,8 +106,11 @@ class Stopping:
             self._served, self._last_busy = served, self._clock()
         if self.given_up:
             return True
-        idle = self._clock() - self._last_busy >= _QUIET
-        return self.spent >= self._linger and (idle or not self._until_idle)
+        over = self.spent - self._linger
+        if over < 0:
+            return False
+        quiet = self._clock() - self._last_busy >= _QUIET
+        return not self._until_idle or quiet or (over >= _QUIET_WITHIN and not busy)
 
 
 def still_busy(count: int) -> str:
