@@ -57,11 +57,11 @@ class Dev:
 
 
 @contextmanager
-def dev(folder: Path, *arguments: object) -> Iterator[Dev]:
+def dev(folder: Path, *arguments: object, cwd: Path | None = None) -> Iterator[Dev]:
     """Run ``fnship dev`` in a process group of its own, as a shell does."""
     process = subprocess.Popen(
         command("dev", folder, "--port", 0, *arguments),
-        cwd=folder.parent,
+        cwd=cwd or folder.parent,
         env=environment(PYTHONIOENCODING="ascii"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -110,6 +110,23 @@ def test_a_function_is_called_shown_reloaded_and_stopped(tmp_path):
     assert not is_alive(first.json["pid"])
     assert "Traceback" not in "".join(running.said)
     assert not (folder / ".fnship" / "url").exists()
+
+
+def test_in_its_folder_and_below_the_commands_find_it(tmp_path):
+    folder = write_function(tmp_path / "hello", HANDLER.replace("SAYS", "1"))
+    call = ("activities", "invoke", "hello", "--wait", "30s")
+    with dev(folder, cwd=folder) as running:
+        [said] = re.findall(r"call it: fnship (.*)\n", "".join(running.said))
+        assert said == "activities invoke hello --wait 10"
+        for cwd in (folder, folder / "function"):
+            assert fnship(*call, cwd=cwd).status == 0
+        # What the environment says goes before.
+        ended = fnship(*call, cwd=folder, env={"FNSHIP_ENGINE": "http://127.0.0.1:1"})
+        assert "no engine answers at http://127.0.0.1:1" in ended.stderr
+        empty = {"FNSHIP_DATA": str(tmp_path), "FNSHIP_ENGINE": "http://127.0.0.1:1"}
+        assert fnship(*call, cwd=folder, env=empty).status == 3
+        assert running.end() == 0
+    assert "127.0.0.1:8700" in fnship(*call, cwd=folder, env={"XDG_DATA_HOME": "."}).stderr
 
 
 def test_a_folder_without_a_function(tmp_path):

@@ -312,6 +312,27 @@ def test_the_key_of_callbacks_is_for_administrators(engine, tmp_path):
     engine.call("GET", "/v1/callbacks/key", token=made).assert_problem(403, "admin")
 
 
+def test_a_callback_that_is_not_heard_is_shown_and_sent_once_more(engine, name, tmp_path):
+    call = ("activities", "invoke", name, "--wait", "30s", "--json")
+    url = "http://u:p@127.0.0.1:1/told"
+    engine.fnship(*call, "--callback", url, cwd=tmp_path).assert_mistake("user")
+    activity = engine.fnship(*call, "--callback", "http://127.0.0.1:1/told?s=cret", cwd=tmp_path)
+    get = ("activities", "get", activity.json["id"])
+    until(lambda: engine.fnship(*get, "--json", cwd=tmp_path).json["callback"]["attempts"])
+    found = engine.fnship(*get, "--json", cwd=tmp_path)
+    assert found.json["callback"]["status"] == "pending"
+    assert found.json["callback"]["error"] == "cannot connect: Connection refused"
+    assert found.json["callback"]["url"] == "http://127.0.0.1:1/told?…"
+    assert "cret" not in engine.fnship(*get, cwd=tmp_path).stdout
+    again = engine.fnship("activities", "callback", activity.json["id"], cwd=tmp_path)
+    assert again.stderr == f"fnship: the callback of {activity.json['id']} is sent once more\n"
+    other = engine.fnship(*call, cwd=tmp_path).json["id"]
+    assert (
+        engine.fnship("activities", "get", other, "--json", cwd=tmp_path).json["callback"] is None
+    )
+    engine.fnship("activities", "callback", other, cwd=tmp_path).assert_mistake("has no callback")
+
+
 def test_the_kept_token_is_sent_to_this_machine_alone(engine, tmp_path):
     heard: list[bytes] = []
     with socket.create_server(("0.0.0.0", 0)) as stranger:
@@ -393,6 +414,16 @@ def test_a_result_is_shown_as_the_function_wrote_it(engine, name, tmp_path):
     assert re.search(r"^payload +.*1\.50", shown, re.MULTILINE)
 
 
+def test_where_an_exception_came_from_is_shown(engine, name, tmp_path):
+    frames = '[{"file": "handler.py", "line": 7, "function": "handle"}, "?"]'
+    payload = f'{{"error_code": 2, "message": "division by zero", "stack_trace": {frames}}}'
+    done = engine.fnship(
+        "activities", "invoke", name, "--data", payload, "--wait", "30s", cwd=tmp_path
+    )
+    assert done.status == 12
+    assert done.stderr.startswith("  | handler.py:7 in handle\nfnship: division by zero\n")
+
+
 def test_the_status_of_a_failed_activity_is_its_error_code(engine, name, tmp_path):
     payload = '{"error_code": 4, "message": "not there", "data": {"a": 1}}'
     done = engine.fnship(
@@ -471,7 +502,7 @@ def test_dead_letters_are_listed_and_replayed(engine, name, tmp_path):
         (["activities", "invoke", "f", "--wait", "-1s"], "--wait '-1s' is no duration"),
         (["state", "set", "k", "1", "--ttl", "soon"], "--ttl 'soon' is no duration"),
         (["state", "set", "k", "1", "--ttl", "0"], "--ttl '0' is no duration"),
-        (["state", "set", "k", "1", "--version", 2**60], "^fnship: error: version: "),
+        (["state", "set", "k", "1", "--version", 2**60], "^fnship: error: version should be "),
         (["engine", "token", "--role", "king"], "--role"),
         (["engine", "revoke", "none"], "there is no token 'none'"),
     ],

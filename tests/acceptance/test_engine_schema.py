@@ -90,4 +90,4 @@ def test_what_is_open_wants_no_token_and_says_so(engine: EngineCommand) -> None:
 def test_a_value_in_the_query_is_named_whatever_the_body_is(engine: EngineCommand) -> None:
     where = f"/v1/state/item?key=k&version={2**60}"
     answer = engine.call("PUT", where, b"1", {"Content-Type": "text/plain"})
-    answer.assert_problem(400, "^version: ")
+    answer.assert_problem(400, "^version should be ")

@@ -159,6 +159,20 @@ def test_state_is_utf_8(engine, tmp_path):
     assert (status, changed, said) == (0, "é is at version 2\n".encode(), b"")
 
 
+def test_a_value_comes_from_a_file_or_stdin(engine, tmp_path):
+    (tmp_path / "value.json").write_text('{"a": 1.50}')
+    (tmp_path / "text").write_text("hello")
+    set_ = ("state", "set", "from elsewhere")
+    assert engine.fnship(*set_, "@value.json", cwd=tmp_path).status == 0
+    assert engine.fnship(*set_, "-", stdin="[1, 2]", cwd=tmp_path).status == 0
+    kept = engine.fnship("state", "get", "from elsewhere", "--json", cwd=tmp_path).json
+    assert (kept["value"], kept["version"]) == ([1, 2], 2)
+    engine.fnship(*set_, "@none", cwd=tmp_path).assert_mistake("cannot read none: No such file")
+    engine.fnship(*set_, "@text", cwd=tmp_path).assert_mistake("text is no JSON")
+    engine.fnship(*set_, "-", stdin="", cwd=tmp_path).assert_mistake("stdin is no JSON")
+    engine.fnship(*set_, "hello", cwd=tmp_path).assert_mistake("the value is no JSON")
+
+
 def test_state_goes_and_comes_whole(engine, tmp_path):
     project = ("--project", "p1")
     for ttl in ("1h", "3600", "0.5h", "1800.5"):

@@ -20,7 +20,7 @@ from server_process import ServerProcess, serving, until
 from fnship import contract
 from fnship.engine.engine import Engine
 from fnship.engine.model import Activity, Function, RetryPolicy, Scope, Source, Status
-from fnship.engine.stores.activities import ActivityQuery
+from fnship.engine.stores.activities import ActivityQuery, Callback
 from fnship.engine.submission import Submission
 from fnship.errors import AlreadyThere, InvalidRequest, KeyReused, Missing, UsageError
 
@@ -311,7 +311,15 @@ def test_a_callback_tells_the_outcome_until_it_is_heard(
             callback = f"http://127.0.0.1:{port}/told"
             activity = await invoke(engine, "f", b'{"do": "fail"}', callback=callback)
             while len(heard) < 2:
+                assert _state_of(await engine.callback(activity)) in ("pending", "trying again")
                 await asyncio.sleep(0.02)
+            while _state_of(await engine.callback(activity)) != "heard":
+                await asyncio.sleep(0.02)
+            await engine.send_callback(activity.id)
+            while len(heard) < 3:
+                await asyncio.sleep(0.02)
+            with pytest.raises(Missing, match="has no callback"):
+                await engine.send_callback((await invoke(engine, "f", b"{}")).id)
             key = engine.callback_key  # as a receiver gets it
         await runner.cleanup()
         headers, body = heard[-1]
@@ -325,6 +333,17 @@ def test_a_callback_tells_the_outcome_until_it_is_heard(
         assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
 
     run(main)
+
+
+def _state_of(callback: Callback | None) -> str:
+    assert callback is not None
+    if callback.heard is not None:
+        assert (callback.attempts, callback.due, callback.problem) == (2, None, None)
+        return "heard"
+    if callback.problem is not None:
+        assert (callback.attempts, callback.problem) == (1, "it got 500")
+        return "trying again"
+    return "pending"
 
 
 def test_what_was_accepted_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fnship import contract
 from fnship.engine.model import Activity, Outcome, Scope, Status
 from fnship.engine.sql.database import Database
-from fnship.engine.stores.activities import ActivityQuery, ActivityStore
+from fnship.engine.stores.activities import ActivityQuery, ActivityStore, Callback
 from fnship.errors import AlreadyThere, InvalidRequest, KeyReused, Missing
 
 NOW = 1_800_000_000.0
@@ -219,12 +219,25 @@ def test_callbacks_are_owed_from_the_end_on(tmp_path: Path) -> None:
             ("a", "http://x/", 0)
         ]
         assert following is None
-        await store.delay_callback("a", NOW + 5)
+        await store.delay_callback("a", NOW + 5, "it got 500")
         assert await store.due_callbacks(NOW, 10) == ([], NOW + 5)
         found, _ = await store.due_callbacks(NOW - 9000, 10, 300)  # the clock was set back
         assert [each.attempts for each in found] == [1]
-        await store.end_callback("a")
+        kept = await store.callback("a")
+        assert kept == Callback("a", "http://x/", 1, NOW + 5, None, "it got 500")
+        await store.end_callback("a", problem="it got 404")
         assert await store.due_callbacks(NOW + 9, 10) == ([], None)
+        assert await store.callback("a") == Callback("a", "http://x/", 2, problem="it got 404")
+        assert await store.renew_callback("a", NOW + 7)
+        assert await store.due_callbacks(NOW + 7, 10) == (
+            [Callback("a", "http://x/", 0, NOW + 7)],
+            None,
+        )
+        await store.end_callback("a", heard=NOW + 8)
+        assert await store.callback("a") == Callback("a", "http://x/", 1, heard=NOW + 8)
+        assert not await store.renew_callback("b", NOW)
+        assert await store.purge(NOW + 1, 10) == ["a"]
+        assert await store.callback("a") is None
 
     with_store(tmp_path, main)
 

@@ -22,6 +22,8 @@ class Counting(Runner):
         self.stops = 0
         self.runs = False
 
+    def doubt(self, place: Place) -> None: ...
+
     def _runs(self) -> bool:
         return self.runs
 

@@ -14,6 +14,8 @@ import msgspec
 from fnship import contract
 from fnship.cli.arguments import check_value, read_data, read_url
 from fnship.cli.client import (
+    ENGINE_DATA,
+    ENGINE_URL,
     Client,
     Reply,
     engine_options,
@@ -23,7 +25,7 @@ from fnship.cli.client import (
     show_table,
 )
 from fnship.cli.engine import read_span
-from fnship.cli.output import VERDICT, json_text, note
+from fnship.cli.output import VERDICT, json_text, note, note_frames
 from fnship.errors import UsageError
 
 __all__ = ["command"]
@@ -176,17 +178,8 @@ def get(activity_id: str, engine: str | None, data: Path | None, as_json: bool) 
 @click.option("--event", "event_type", metavar="TYPE", help="Its event type, such as deploy.")
 @click.option("--event-source", metavar="KIND", help="Its event source, such as action.")
 @click.option("--event-source-name", metavar="NAME", help="The name of that.")
-@click.option(
-    "--engine",
-    metavar="URL",
-    help="Where the engine is.  [default: FNSHIP_ENGINE, else what runs on the data folder]",
-)
-@click.option(
-    "--data-folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The engine's data folder.  [default: FNSHIP_DATA, else ~/.local/share/fnship]",
-)
+@click.option("--engine", **ENGINE_URL)
+@click.option("--data-folder", **ENGINE_DATA)
 @json_option
 def invoke(
     function: str,
@@ -244,6 +237,20 @@ def cancel(activity_id: str, engine: str | None, data: Path | None, as_json: boo
         show_json(reply)
     else:
         note(f"fnship: {activity_id} is cancelled")
+
+
+@command.command("callback")
+@click.argument("activity_id", metavar="ID")
+@engine_options
+@json_option
+def callback(activity_id: str, engine: str | None, data: Path | None, as_json: bool) -> None:
+    """Send the callback of an activity that has ended once more, until it is heard."""
+    with Client.find(engine, data) as client:
+        reply = client.call("POST", path("activities", activity_id, "callback"))
+    if as_json:
+        show_json(reply)
+    else:
+        note(f"fnship: the callback of {activity_id} is sent once more")
 
 
 @command.command("replay")
@@ -322,6 +329,7 @@ def _show_invoked(reply: Reply, *, waited: bool, as_json: bool) -> int:
         show_json(Reply(reply.status, reply.headers, bytes(raw["result"])))
     elif status in _ENDED:
         error = activity["error"]
+        note_frames(error["stack_trace"])
         note(f"fnship: {error['message']}")
         if error["data"] is not None:
             note(f"fnship: its data: {json_text(error['data'])}")

@@ -12,10 +12,34 @@ from typing import Any, Final, NoReturn
 from fnship.durations import parse_duration
 from fnship.errors import UsageError
 
-__all__ = ["check_duration", "check_value", "read_data", "read_header", "read_url"]
+__all__ = ["check_duration", "check_value", "read_data", "read_header", "read_source", "read_url"]
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def read_source(given: str, name: str) -> tuple[str, bytes]:
+    """The bytes that an argument stands for.
+
+    Args:
+        given: Themselves, ``@file``, or ``-`` for stdin.
+        name: What the argument is called.
+
+    Returns:
+        What they are from, for messages, and the bytes.
+
+    Raises:
+        UsageError: They cannot be read.
+    """
+    source = "stdin" if given == "-" else given[1:] if given.startswith("@") else name
+    try:
+        if given == "-":
+            return source, sys.stdin.buffer.read()
+        if given.startswith("@"):
+            return source, Path(source).read_bytes()
+    except OSError as exc:
+        raise UsageError(f"cannot read {source}: {exc.strerror}") from exc
+    return source, given.encode(errors="surrogateescape")
 
 
 def read_data(given: str) -> bytes:
@@ -30,16 +54,7 @@ def read_data(given: str) -> bytes:
     Raises:
         UsageError: It cannot be read, or is not a JSON object; says where it breaks.
     """
-    source = "stdin" if given == "-" else given[1:] if given.startswith("@") else "--data"
-    try:
-        if given == "-":
-            raw = sys.stdin.buffer.read()
-        elif given.startswith("@"):
-            raw = Path(source).read_bytes()
-        else:
-            raw = given.encode(errors="surrogateescape")
-    except OSError as exc:
-        raise UsageError(f"cannot read {source}: {exc.strerror}") from exc
+    source, raw = read_source(given, "--data")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

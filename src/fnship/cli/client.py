@@ -7,7 +7,7 @@ import re
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_PORT",
+    "DEV_DATA",
+    "ENGINE_DATA",
+    "ENGINE_URL",
     "TOKEN",
     "Client",
     "Event",
     "Reply",
-    "data_option",
     "default_data",
     "engine_options",
     "json_option",
@@ -41,6 +43,9 @@ __all__ = [
 
 DEFAULT_PORT: Final = 8700
 """Where an engine listens unless told otherwise."""
+
+DEV_DATA: Final = ".fnship"
+"""The data folder of ``fnship dev``, in the function's folder."""
 
 TOKEN: Final = "FNSHIP_TOKEN"  # noqa: S105 - the variable's name, not a token
 """The variable with the token for an engine's API."""
@@ -56,6 +61,20 @@ _NO_ENGINE: Final = "the answer is no engine's ({}): is an engine there?"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ENGINE_URL: Final[dict[str, Any]] = {
+    "metavar": "URL",
+    "help": "Where the engine is.  [default: FNSHIP_ENGINE, else what runs on the data folder]",
+}
+"""What ``--engine`` is."""
+
+ENGINE_DATA: Final[dict[str, Any]] = {
+    "type": click.Path(path_type=Path),
+    "metavar": "DIR",
+    "help": "The engine's data folder.  [default: FNSHIP_DATA, else the .fnship here or above that "
+    "an engine runs on, else ~/.local/share/fnship]",
+}
+"""What ``--data-folder`` is, by which commands find an engine."""
+
 
 def default_data() -> Path:
     """The data folder, unless ``--data`` names one: ``FNSHIP_DATA``, else the user's own."""
@@ -65,34 +84,18 @@ def default_data() -> Path:
     return Path(home).expanduser() / "fnship"
 
 
-def data_option(function: F) -> F:
-    """Give a command ``--data``; its parameter is `data`, a `Path` or None.
-
-    It is ``--data-folder`` as well, which is its only name where ``--data`` is a payload.
-    """
-    return click.option(
-        "--data",
-        "--data-folder",
-        "data",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="The engine's data folder.  [default: FNSHIP_DATA, else ~/.local/share/fnship]",
-    )(function)
-
-
 def json_option(function: F) -> F:
     """Give a command ``--json``; its parameter is `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")(function)
 
 
 def engine_options(function: F) -> F:
-    """Give a command ``--engine`` and ``--data``, its parameters for `Client.find`."""
-    option = click.option(
-        "--engine",
-        metavar="URL",
-        help="Where the engine is.  [default: FNSHIP_ENGINE, else what runs on the data folder]",
-    )
-    return option(data_option(function))
+    """Give a command ``--engine`` and ``--data``, its parameters for `Client.find`.
+
+    It is ``--data-folder`` as well, which is its only name where ``--data`` is a payload.
+    """
+    data = click.option("--data", "--data-folder", "data", **ENGINE_DATA)
+    return click.option("--engine", **ENGINE_URL)(data(function))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ class Client:
             UsageError: The URL or the token cannot be used.
             Unreachable: No engine runs on the data folder that was named.
         """
-        folder = data or default_data()
+        folder = data or _running_here() or default_data()
         engine = engine or os.environ.get(_ENGINE) or _line(folder / "url")
         if engine is None and data is not None:
             raise Unreachable(_no_engine_on(folder))
@@ -333,8 +336,26 @@ class Client:
         raise UsageError(str(detail))
 
 
+def _running_here() -> Path | None:
+    """The data folder of an engine that runs in this folder, or in one above it.
+
+    Only one of this user's own: what it says decides where calls are sent.
+    """
+    if os.environ.get(_DATA):
+        return None
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return None
+    for each in (here, *here.parents):
+        with suppress(OSError):
+            if (each / DEV_DATA / "url").stat().st_uid == os.getuid():
+                return each / DEV_DATA
+    return None
+
+
 def _no_engine_on(folder: Path) -> str:
-    inside = folder / ".fnship"
+    inside = folder / DEV_DATA
     if (inside / "url").exists():
         return f"no engine runs on the data folder {folder}, but one does on {inside}: name that"
     return (

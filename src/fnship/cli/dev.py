@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from fnship.cli.client import DEFAULT_PORT
+from fnship.cli.client import DEFAULT_PORT, DEV_DATA
 from fnship.cli.output import note, show
 from fnship.errors import EngineError, UsageError
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_DATA: Final = ".fnship"  # in the function's folder
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9]+")
 _HELP: Final = """Serve the function in DIR with an engine around it, until Ctrl-C.
 
 The function starts anew after each save. What it writes and logs is shown as it comes. The engine
-keeps its data in DIR/.fnship, which the other commands are told with --data-folder.
+keeps its data in DIR/.fnship. In DIR the other commands find it there; elsewhere --data-folder
+tells them.
 
 \b
-  fnship dev hello
-  fnship activities invoke hello --data-folder hello/.fnship --wait 10
+  fnship dev
+  fnship activities invoke hello --wait 10
 """
 
 
@@ -67,7 +67,7 @@ def command(folder: Path, name: str | None, data: Path | None, port: int) -> Non
 
     folder = folder.resolve()
     name = name or _NOT_IN_A_NAME.sub("-", folder.name.lower()).strip("-") or "function"
-    data = data or folder / _DATA
+    data = data or folder / DEV_DATA
     with ExitStack() as stack:
         listener = stack.enter_context(open_listener("127.0.0.1", port))
         url = address(listener)
@@ -78,10 +78,9 @@ def command(folder: Path, name: str | None, data: Path | None, port: int) -> Non
         def started(engine: Engine) -> None:
             engine.on_line = lambda _, line: show(line)
             note(f"fnship: the engine listens on {url}, with the function {name}")
-            where = shlex.quote(str(data))
-            note(
-                f"fnship: call it: fnship activities invoke {name} --data-folder {where} --wait 10"
-            )
+            found = data == folder / DEV_DATA and Path.cwd().is_relative_to(folder)
+            where = "" if found else f" --data-folder {shlex.quote(str(data))}"
+            note(f"fnship: call it: fnship activities invoke {name}{where} --wait 10")
 
         function = Function(name=name, source=Source.FOLDER, location=str(folder))
         try:

@@ -13,7 +13,6 @@ from fnship.cli.client import (
     DEFAULT_PORT,
     TOKEN,
     Client,
-    data_option,
     default_data,
     engine_options,
     json_option,
@@ -63,7 +62,14 @@ def command() -> None:
 
 
 @command.command("serve", help=_SERVE, short_help="Run an engine.")
-@data_option
+@click.option(
+    "--data",
+    "--data-folder",
+    "data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The engine's data folder.  [default: FNSHIP_DATA, else ~/.local/share/fnship]",
+)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to bind."
 )

@@ -16,7 +16,7 @@ import click
 
 from fnship import contract
 from fnship.cli.arguments import check_duration, check_value, read_data, read_header, read_url
-from fnship.cli.output import VERDICT, Unreachable, json_text, note, readable
+from fnship.cli.output import VERDICT, Unreachable, json_text, note, note_frames, readable
 from fnship.errors import UsageError
 
 if TYPE_CHECKING:
@@ -233,11 +233,8 @@ def _show(reply: Reply, answer: Answer, *, with_trace: bool) -> None:
 
 def _show_error(answer: Answer, *, with_trace: bool) -> None:
     error: dict[str, Any] = answer.value
-    if with_trace and isinstance(trace := error.get("stack_trace"), list):
-        for frame in trace:
-            if isinstance(frame, dict):
-                file, line, function = (frame.get(key) for key in ("file", "line", "function"))
-                note(f"  | {file}:{line} in {function}")
+    if with_trace:
+        note_frames(error.get("stack_trace"))
     verdict = _VERDICTS.get(answer.error_code, "its own")
     note(f"fnship: error {answer.error_code}, {verdict}: {error.get('message', '')}")
     if error.get("data"):

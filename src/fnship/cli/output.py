@@ -18,6 +18,7 @@ __all__ = [
     "complain",
     "json_text",
     "note",
+    "note_frames",
     "readable",
     "show",
 ]
@@ -48,6 +49,18 @@ def note(line: str) -> None:
     """Write a line on stderr, in one piece: several threads write there."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def note_frames(trace: Any) -> None:
+    """Write on stderr where an exception came from, a line for each frame.
+
+    Args:
+        trace: The ``stack_trace`` of a function's error, whatever it is.
+    """
+    for frame in trace if isinstance(trace, list) else ():
+        if isinstance(frame, dict):
+            file, line, function = (frame.get(key) for key in ("file", "line", "function"))
+            note(f"  | {file}:{line} in {function}")
 
 
 def show(text: str, *, end: str = "\n") -> None:

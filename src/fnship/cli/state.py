@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from fnship.cli.arguments import read_source
 from fnship.cli.client import (
     Client,
     engine_options,
@@ -79,7 +79,7 @@ def get(key: str, engine: str | None, data: Path | None, as_json: bool, **scope:
 
 @command.command("set")
 @click.argument("key")
-@click.argument("value", metavar="JSON|-")
+@click.argument("value", metavar="JSON|@FILE|-")
 @click.option(
     "--version",
     type=click.IntRange(min=0),
@@ -98,14 +98,14 @@ def set_(
     as_json: bool,
     **scope: Any,
 ) -> None:
-    """Write a value, in JSON, under KEY; - reads it from stdin."""
+    """Write a value, in JSON, under KEY; @FILE reads it from a file, - from stdin."""
     seconds = read_span("--ttl", ttl) if ttl is not None else None
-    body = sys.stdin.buffer.read() if value == "-" else value.encode(errors="surrogateescape")
+    source, body = read_source(value, "the value")
     try:
         codec.decode(body)
     except MalformedJSON as exc:
         raise UsageError(
-            f"the value is no JSON: {exc}. A text stands in quotes: '\"text\"'"
+            f"{source} is no JSON: {exc}. A text stands in quotes: '\"text\"'"
         ) from exc
     with Client.find(engine, data) as client:
         query = _query(scope, key=key, version=version, ttl=seconds)

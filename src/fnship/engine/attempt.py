@@ -37,6 +37,7 @@ class Attempts:
     Args:
         invoker: Sends them.
         locate: Tells where a function is, and starts it if need be.
+        doubt: Told of a function and of where it was when a connection to it broke.
         tokens: Makes the tokens that a function gets.
         live: Told of every attempt.
         endpoint: The engine's URL, as functions see it unless their place says otherwise.
@@ -46,12 +47,14 @@ class Attempts:
         self,
         invoker: Invoker,
         locate: Callable[[Function], Awaitable[Place]],
+        doubt: Callable[[Function, Place], None],
         tokens: Tokens,
         live: LiveAttempts,
         endpoint: str,
     ) -> None:
         self._invoker = invoker
         self._locate = locate
+        self._doubt = doubt
         self._tokens = tokens
         self._live = live
         self._endpoint = endpoint
@@ -109,7 +112,7 @@ class Attempts:
         except EngineError as exc:
             return Answer(Outcome(code=contract.TRANSIENT, message=str(exc)))
         previous = bytes(activity.previous) if activity.previous is not None else None
-        return await self._invoker.send(
+        answer = await self._invoker.send(
             Attempt(
                 url=place.url,
                 body=request_body(bytes(activity.payload), previous),
@@ -117,6 +120,9 @@ class Attempts:
                 timeout=function.timeout,
             )
         )
+        if answer.broken:
+            self._doubt(function, place)
+        return answer
 
     def _headers(self, activity: Activity, function: Function, endpoint: str) -> dict[str, str]:
         now = time.time()

@@ -19,6 +19,7 @@ import msgspec
 
 from fnship import contract
 from fnship.engine.document import activity_document
+from fnship.engine.invoker import reason
 from fnship.engine.model import Activity, RetryPolicy
 from fnship.engine.retry import backoff
 from fnship.engine.stores.activities import ActivityStore, Callback
@@ -128,24 +129,24 @@ class Callbacks:
     async def _deliver(self, callback: Callback) -> None:
         try:
             activity = await self._store.get(callback.activity_id)
-        except Missing:
-            await self._store.end_callback(callback.activity_id)
+        except Missing as exc:
+            await self._store.end_callback(callback.activity_id, problem=str(exc))
             return
         try:
             problem = await self._post(callback.url, activity)
         except Exception as exc:  # noqa: BLE001 - whatever a URL brings about is its own trouble
             problem = f"{type(exc).__name__}: {exc}"
         if problem is None:
-            await self._store.end_callback(activity.id)
+            await self._store.end_callback(activity.id, heard=time.time())
         elif callback.attempts + 1 >= _POLICY.max_attempts:
             _log.warning("the callback of activity %s is given up: %s", activity.id, problem)
-            await self._store.end_callback(activity.id)
+            await self._store.end_callback(activity.id, problem=problem)
         else:
             delay = backoff(_POLICY, callback.attempts + 1, random.random())  # noqa: S311 - jitter
             _log.warning(
                 "the callback of activity %s waits %.1f s: %s", activity.id, delay, problem
             )
-            await self._store.delay_callback(activity.id, time.time() + delay)
+            await self._store.delay_callback(activity.id, time.time() + delay, problem)
 
     async def _post(self, url: str, activity: Activity) -> str | None:
         """Returns what went wrong; None where it was heard."""
@@ -170,8 +171,12 @@ class Callbacks:
                 return (
                     None if response.ok and response.status < 300 else f"it got {response.status}"
                 )
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            return str(exc) or type(exc).__name__
+        except TimeoutError:
+            return f"it did not answer within {_TIMEOUT.total:g} s"
+        except aiohttp.ClientConnectorError as exc:
+            return f"cannot connect: {reason(exc)}"
+        except (aiohttp.ClientError, OSError) as exc:
+            return f"the connection broke: {reason(exc)}"
 
 
 def shown_key(secret: bytes) -> str:

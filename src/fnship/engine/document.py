@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import urllib.parse
 from typing import Any
 
 import msgspec
 
 from fnship.engine.model import Activity, Status
+from fnship.engine.stores.activities import Callback
 
-__all__ = ["activity_document", "timestamp"]
+__all__ = ["activity_document", "timestamp", "whole_document"]
 
 
-def activity_document(activity: Activity, *, payload: bool = False) -> dict[str, Any]:
-    """What the API gives of an activity. Raw JSON in it goes out as it came in.
-
-    Args:
-        activity: The activity.
-        payload: Whether with what its caller sent.
-    """
+def activity_document(activity: Activity) -> dict[str, Any]:
+    """What the API gives of an activity in a list. Raw JSON in it goes out as it came in."""
     outcome = activity.outcome
     shown: dict[str, Any] = {
         "id": activity.id,
@@ -49,11 +46,45 @@ def activity_document(activity: Activity, *, payload: bool = False) -> dict[str,
             "data": outcome.data,
             "stack_trace": outcome.stack_trace,
         }
-    if payload:
-        shown["payload"] = activity.payload
-        shown["previous"] = activity.previous
-        shown["event"] = msgspec.structs.asdict(activity.event)
     return shown
+
+
+def whole_document(activity: Activity, callback: Callback | None) -> dict[str, Any]:
+    """What the API gives of an activity alone: also what its caller sent.
+
+    Args:
+        activity: The activity.
+        callback: What became of its callback; None for none.
+    """
+    return {
+        **activity_document(activity),
+        "payload": activity.payload,
+        "previous": activity.previous,
+        "event": msgspec.structs.asdict(activity.event),
+        "callback": callback and _callback_document(callback, ended=activity.status.final),
+    }
+
+
+def _callback_document(callback: Callback, *, ended: bool) -> dict[str, Any]:
+    if callback.heard is not None:
+        status = "heard"
+    else:
+        status = "given up" if ended and callback.due is None else "pending"
+    return {
+        "url": _without_secrets(callback.url),
+        "status": status,
+        "attempts": callback.attempts,
+        "due": timestamp(callback.due),
+        "heard": timestamp(callback.heard),
+        "error": callback.problem,
+    }
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as far as it says where it leads: a query may have a token in it."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query and "…", ""))
 
 
 def timestamp(seconds: float | None) -> str | None:

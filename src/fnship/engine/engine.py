@@ -31,6 +31,7 @@ from fnship.engine.sql.database import Database
 from fnship.engine.stores.activities import (
     ActivityQuery,
     ActivityStore,
+    Callback,
     Page,
     check_same_call,
 )
@@ -98,7 +99,12 @@ class Engine:
             self._activities,
             self.functions,
             Attempts(
-                self._invoker, self._runners.place, self.tokens, self.live, options.advertise_url
+                self._invoker,
+                self._runners.place,
+                self._runners.doubt,
+                self.tokens,
+                self.live,
+                options.advertise_url,
             ),
             self._lanes,
             self._has_ended,
@@ -297,6 +303,35 @@ class Engine:
                 f"activity {activity_id!r} has not ended: it is {activity.status}. Cancel it first"
             )
         return await self._replay(activity)
+
+    async def callback(self, activity: Activity) -> Callback | None:
+        """What became of the callback of an activity; None where it has none."""
+        if activity.callback is None:
+            return None
+        # Until it has ended there is nothing to tell.
+        return await self._activities.callback(activity.id) or Callback(
+            activity.id, activity.callback
+        )
+
+    async def send_callback(self, activity_id: str) -> Activity:
+        """Send the callback of an activity that has ended once more, as often as at first.
+
+        Returns:
+            The activity.
+
+        Raises:
+            Missing: There is none of this id, or it has no callback.
+            AlreadyThere: It has not ended.
+        """
+        activity = await self.activity(activity_id)
+        if activity.callback is None:
+            raise Missing(f"activity {activity_id!r} has no callback")
+        if not await self._activities.renew_callback(activity_id, time.time()):
+            raise AlreadyThere(
+                f"activity {activity_id!r} has no outcome to send yet: it is {activity.status}"
+            )
+        self._callbacks.wake()
+        return activity
 
     async def _replay(self, activity: Activity, *, once: bool = False) -> Activity:
         submission = Submission(

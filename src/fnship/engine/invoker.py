@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "deadline",
     "go_duration",
     "read_answer",
+    "reason",
     "request_body",
 ]
 
@@ -61,10 +63,12 @@ class Answer:
     Attributes:
         outcome: How it ended.
         retry_after: Seconds that the server asks to be left alone; None where it does not.
+        broken: Whether there was no answer because there was no connection, or no more.
     """
 
     outcome: Outcome
     retry_after: float | None = None
+    broken: bool = False
 
 
 class _Error(msgspec.Struct):
@@ -119,9 +123,10 @@ class Invoker:
         except aiohttp.InvalidURL:
             return Answer(_failed(f"{attempt.url} is no URL"))
         except aiohttp.ClientConnectorError as exc:
-            return Answer(_transient(f"cannot connect to {attempt.url}: {_reason(exc)}"))
+            outcome = _transient(f"cannot connect to {attempt.url}: {reason(exc)}")
+            return Answer(outcome, broken=True)
         except (aiohttp.ClientError, OSError) as exc:
-            return Answer(_transient(f"the connection broke: {_reason(exc)}"))
+            return Answer(_transient(f"the connection broke: {reason(exc)}"), broken=True)
 
     async def close(self) -> None:
         """Close what connections there are."""
@@ -244,9 +249,17 @@ def _shown(body: bytes) -> str:
     return f": {text[:_SHOWN]}" if text else ""
 
 
-def _reason(exc: Any) -> str:
+def reason(exc: Any) -> str:
+    """Why a request had no answer, in the words of the operating system where it has some.
+
+    Args:
+        exc: What aiohttp raised.
+    """
     inner = getattr(exc, "os_error", None) or exc
-    return getattr(inner, "strerror", None) or str(inner) or type(exc).__name__
+    number = getattr(inner, "errno", None)
+    # asyncio's own words for it repeat the address, and leave out what went wrong.
+    said = os.strerror(number) if isinstance(number, int) and number > 0 else ""
+    return said or getattr(inner, "strerror", None) or str(inner) or type(exc).__name__
 
 
 def _failed(message: str) -> Outcome:

@@ -10,7 +10,7 @@ import msgspec
 from fnship import contract
 from fnship.engine.model import Activity, Outcome, RetryPolicy, Status
 
-__all__ = ["Decision", "backoff", "decide", "retry_after"]
+__all__ = ["Decision", "backoff", "decide", "retry_after", "times"]
 
 _NEVER_AGAIN = frozenset({contract.FAILED, contract.NOT_FOUND, contract.CONFLICT})
 
@@ -61,7 +61,7 @@ def decide(
         return _again(policy, activity, outcome, now)
     failures = activity.failures + 1
     if failures >= policy.max_attempts:
-        reason = f"it failed {failures} times, which is all that its policy allows"
+        reason = f"it failed {times(failures)}, which is all that its policy allows"
         return Decision(Status.FAILED, failure=True, reason=reason)
     delay = backoff(policy, failures, chance)
     if wanted_delay is not None:
@@ -82,6 +82,11 @@ def backoff(policy: RetryPolicy, failures: int, chance: float) -> float:
     return delay * (1 - policy.jitter * (1 - chance))
 
 
+def times(count: int) -> str:
+    """How often, in words."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def retry_after(outcome: Outcome) -> float | None:
     """The ``retry_after`` in the data of an execute-again, in seconds; None where there is none."""
     if outcome.data is None:
@@ -99,7 +104,7 @@ def retry_after(outcome: Outcome) -> float | None:
 def _again(policy: RetryPolicy, activity: Activity, outcome: Outcome, now: float) -> Decision:
     if activity.again + 1 > policy.max_again:
         reason = (
-            f"it asked {activity.again + 1} times to be run again; {policy.max_again} are allowed"
+            f"it asked {times(activity.again + 1)} to be run again; {policy.max_again} are allowed"
         )
         return Decision(Status.FAILED, again=True, reason=reason)
     delay = retry_after(outcome)

@@ -13,6 +13,7 @@ from fnship.engine.attempt import Attempts
 from fnship.engine.durable import Again
 from fnship.engine.lanes import Lanes
 from fnship.engine.model import Activity, Function, Outcome, Status
+from fnship.engine.retry import times
 from fnship.engine.stores.activities import ActivityStore
 from fnship.engine.stores.functions import FunctionStore
 from fnship.errors import Missing, StorageError
@@ -195,7 +196,7 @@ def _poisonous(activity: Activity) -> Activity:
     return _failed(
         activity.changed(failures=failures),
         f"function: failed: the engine ended without warning in the middle of an attempt; with "
-        f"that it failed {failures} times, which is all that its policy allows",
+        f"that it failed {times(failures)}, which is all that its policy allows",
     )
 
 

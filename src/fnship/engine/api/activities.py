@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fnship.engine.api.common import CanInvoke, CanRead, TheEngine, json_response, problems
 from fnship.engine.api.schemas import answer
-from fnship.engine.document import activity_document
+from fnship.engine.document import activity_document, whole_document
+from fnship.engine.engine import Engine
 from fnship.engine.model import Activity, Status
 from fnship.engine.stores.activities import ActivityQuery
 from fnship.errors import InvalidRequest
@@ -108,7 +109,7 @@ async def replay_dead(engine: TheEngine, selection: Selection | None = None) -> 
 )
 async def get_activity(activity_id: str, engine: TheEngine) -> Response:
     """One activity, with its payload."""
-    return _shown(await engine.activity(activity_id))
+    return await _shown(engine, await engine.activity(activity_id))
 
 
 @router.post(
@@ -119,7 +120,7 @@ async def get_activity(activity_id: str, engine: TheEngine) -> Response:
 )
 async def cancel_activity(activity_id: str, engine: TheEngine) -> Response:
     """Cancel an activity; an attempt in flight is cut off."""
-    return _shown(await engine.cancel(activity_id))
+    return await _shown(engine, await engine.cancel(activity_id))
 
 
 @router.post(
@@ -139,8 +140,23 @@ async def replay_activity(activity_id: str, engine: TheEngine) -> Response:
     return json_response({"id": activity.id, "status": activity.status}, 202, headers)
 
 
-def _shown(activity: Activity) -> Response:
-    return json_response(activity_document(activity, payload=True))
+@router.post(
+    "/{activity_id}/callback",
+    dependencies=[CanInvoke],
+    response_model=None,
+    status_code=202,
+    responses={
+        202: answer("Activity", "The activity, with its callback."),
+        **problems(403, 404, 409, 507),
+    },
+)
+async def send_callback(activity_id: str, engine: TheEngine) -> Response:
+    """Send the callback of an activity that has ended once more, until it is heard."""
+    return await _shown(engine, await engine.send_callback(activity_id), 202)
+
+
+async def _shown(engine: Engine, activity: Activity, status: int = 200) -> Response:
+    return json_response(whole_document(activity, await engine.callback(activity)), status)
 
 
 def _seconds(moment: dt.datetime | None) -> float | None:

@@ -138,11 +138,8 @@ def add_errors(app: FastAPI) -> None:
         if kind != _JSON and any(each["loc"][0] == "body" for each in exc.errors()):
             detail = f"the body is {kind or 'nothing'}; send it as Content-Type: {_JSON}"
             return problem(400, "the request is not valid", detail)
-        found = [
-            f"{'.'.join(str(part) for part in each['loc'][1:]) or 'the body'}: {each['msg']}"
-            for each in exc.errors()
-        ]
-        return problem(400, "the request is not valid", "; ".join(found))
+        detail = "; ".join(_invalid(each) for each in exc.errors())
+        return problem(400, "the request is not valid", detail)
 
     async def gone(_: Request, __: Exception) -> Response:
         return problem(400, "the request is not valid", "the body is not whole")  # nobody reads it
@@ -155,6 +152,13 @@ def add_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, not_valid)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, failed)
+
+
+def _invalid(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one value, with the name that the value has for its sender."""
+    name = ".".join(str(part) for part in error["loc"][1:]) or "the body"
+    said = str(error["msg"])
+    return f"{name} {said[6:]}" if said.startswith("Input should ") else f"{name}: {said}"
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:

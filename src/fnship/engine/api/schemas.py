@@ -44,6 +44,21 @@ _ERROR: Final = {
         {"type": "null"},
     ]
 }
+_CALLBACK: Final = {
+    "anyOf": [
+        _object(
+            {
+                "url": {**_STRING, "description": "without what may be secret in it"},
+                "status": {"type": "string", "enum": ["pending", "heard", "given up"]},
+                "attempts": _WHOLE,
+                "due": _MOMENT,
+                "heard": _MOMENT,
+                "error": {**_OTHER, "description": "what went wrong the last time"},
+            }
+        ),
+        {"type": "null"},
+    ]
+}
 _ACTIVITY: Final = {
     "id": _STRING,
     "function": _STRING,
@@ -69,6 +84,7 @@ _ACTIVITY: Final = {
     "payload": {"type": "object"},
     "previous": {"description": "what the last attempt left for the next"},
     "event": _object({"source": _OTHER, "source_name": _OTHER, "type": _OTHER}),
+    "callback": {**_CALLBACK, "description": "what became of it; null where it has none"},
 }
 _RETRY: Final = {
     "max_attempts": _WHOLE,
@@ -105,7 +121,7 @@ _ITEM: Final = {"key": _STRING, "version": _WHOLE, "value": {"description": "any
 
 SCHEMAS: Final[dict[str, Any]] = {
     "Accepted": _object({"id": _STRING, "status": _STATUS}),
-    "Activity": _object(_ACTIVITY, "payload", "previous", "event"),
+    "Activity": _object(_ACTIVITY, "payload", "previous", "event", "callback"),
     "Activities": _object(
         {"items": {"type": "array", "items": _ref("Activity")}, "cursor": _CURSOR}
     ),

@@ -40,6 +40,9 @@ class FolderRunner(Runner):
         self._serving: asyncio.Future[str] | None = None  # where, once it does
         self._dying: asyncio.Future[None] | None = None
 
+    def doubt(self, place: Place) -> None:
+        """Do nothing: that a process has ended is noticed at once."""
+
     def _runs(self) -> bool:
         return self._process is not None and self._process.returncode is None
 

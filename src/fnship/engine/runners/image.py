@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from fnship.engine.model import Resources
-from fnship.engine.runners.runner import Place, Runner
+from fnship.engine.runners.runner import Place, Runner, Unready
 from fnship.errors import InvalidRequest, Overloaded, UsageError
 from fnship.image.container import Builder, Image, find_builder
 from fnship.image.reference import check_reference
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _LABEL: Final = "fnship.engine"
 _READY_WITHIN: Final = 120.0  # seconds
+_STILL_WITHIN: Final = 5.0  # seconds for one that ran to be ready, or to be seen to have ended
 _KEPT_OUTPUT: Final = "10m"  # of a container that runs for months
 
 
@@ -130,6 +131,7 @@ class ImageRunner(Runner):
         self._limits = Limits(memory=resources.memory, cpus=resources.cpus)
         self._containers = containers
         self._container: Container | None = None
+        self._doubted: Place | None = None
         self._endpoint = ""
         self._follower: asyncio.subprocess.Process | None = None
         self._grace = 0.0
@@ -137,6 +139,30 @@ class ImageRunner(Runner):
 
     def _runs(self) -> bool:
         return self._follower is not None and self._follower.returncode is None
+
+    def doubt(self, place: Place) -> None:
+        """Have it seen before the next call whether the container still runs.
+
+        What follows its output hears of its end a moment after its connections do.
+        """
+        if place is self._place:
+            self._place, self._doubted = None, place
+
+    async def _begin(self) -> Place:
+        doubted, self._doubted = self._doubted, None
+        if doubted is not None and await self._still_serves(doubted):
+            self._place = doubted
+            return doubted
+        return await super()._begin()
+
+    async def _still_serves(self, place: Place) -> bool:
+        try:
+            async with asyncio.timeout(_STILL_WITHIN):
+                return await self._until_ready(place.url)
+        except TimeoutError:
+            return True  # it runs, and has no time to say so
+        except Unready:
+            return False
 
     async def is_current(self) -> bool:
         """Whether the image that has the name now is the one that runs."""

@@ -81,6 +81,12 @@ class Runners:
         kept.patience = max(kept.patience, function.timeout + STOP_WITHIN)
         return await kept.runner.place()
 
+    def doubt(self, function: Function, place: Place) -> None:
+        """Be told that a connection to a function broke, which was at `place`."""
+        kept = self._kept.get(function.name)
+        if kept is not None:
+            kept.runner.doubt(place)
+
     async def changed(self, function: Function) -> None:
         """Stop what runs for a function, unless that is just what it is to be from now on.
 

@@ -158,6 +158,10 @@ class Runner(ABC):
         self._readers = []
 
     @abstractmethod
+    def doubt(self, place: Place) -> None:
+        """Be told that a connection to `place` broke."""
+
+    @abstractmethod
     def _runs(self) -> bool:
         """Whether it still does, after it was started."""
 

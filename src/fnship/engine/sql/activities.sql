@@ -87,13 +87,31 @@ WHERE organization_id = :organization_id
 INSERT INTO callbacks (activity_id, url, attempts, due) VALUES (:activity_id, :url, 0, :due)
 
 -- name: due_callbacks
-SELECT * FROM callbacks WHERE due <= :now OR due > :latest ORDER BY due LIMIT :limit
+SELECT * FROM callbacks
+WHERE due IS NOT NULL AND (due <= :now OR due > :latest)
+ORDER BY due
+LIMIT :limit
 
 -- name: next_callback
 SELECT MIN(due) AS due FROM callbacks WHERE due > :now
 
+-- name: get_callback
+SELECT * FROM callbacks WHERE activity_id = :activity_id
+
 -- name: delay_callback
-UPDATE callbacks SET attempts = attempts + 1, due = :due WHERE activity_id = :activity_id
+UPDATE callbacks
+SET attempts = attempts + 1, due = :due, problem = :problem
+WHERE activity_id = :activity_id
+
+-- name: end_callback
+UPDATE callbacks
+SET attempts = attempts + 1, due = NULL, heard = :heard, problem = :problem
+WHERE activity_id = :activity_id
+
+-- name: renew_callback
+UPDATE callbacks
+SET attempts = 0, due = :now, heard = NULL, problem = NULL
+WHERE activity_id = :activity_id
 
 -- name: delete_callback
 DELETE FROM callbacks WHERE activity_id = :activity_id

@@ -77,17 +77,23 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """An outcome that somebody still has to be told.
+    """An outcome that somebody is to be told, or was.
 
     Attributes:
         activity_id: Whose outcome.
         url: Where it goes.
         attempts: How often that was tried.
+        due: When it is to be tried next, in seconds since 1970; None for never.
+        heard: When somebody was told; None for not, or not yet.
+        problem: What went wrong the last time; None for nothing.
     """
 
     activity_id: str
     url: str
-    attempts: int
+    attempts: int = 0
+    due: float | None = None
+    heard: float | None = None
+    problem: str | None = None
 
 
 class ActivityStore:
@@ -287,20 +293,37 @@ class ActivityStore:
             values = {"now": now, "latest": now + longest, "limit": limit}
             rows = session.all(_FILE, "due_callbacks", values)
             following = session.one(_FILE, "next_callback", values)
-            found = [Callback(row["activity_id"], row["url"], row["attempts"]) for row in rows]
+            found = [Callback(**row) for row in rows]
             return found, following["due"] if following is not None else None
 
         return await self._database.read(work)
 
-    async def delay_callback(self, activity_id: str, due: float) -> None:
-        """Try a callback again later."""
-        values = {"activity_id": activity_id, "due": due}
+    async def callback(self, activity_id: str) -> Callback | None:
+        """The callback of an activity that has ended; None where it has none."""
+        row = await self._database.read(
+            lambda session: session.one(_FILE, "get_callback", {"activity_id": activity_id})
+        )
+        return Callback(**row) if row is not None else None
+
+    async def delay_callback(self, activity_id: str, due: float, problem: str) -> None:
+        """Try a callback again later, because of `problem`."""
+        values = {"activity_id": activity_id, "due": due, "problem": problem}
         await self._database.write(lambda session: session.do(_FILE, "delay_callback", values))
 
-    async def end_callback(self, activity_id: str) -> None:
-        """A callback was made, or given up."""
-        values = {"activity_id": activity_id}
-        await self._database.write(lambda session: session.do(_FILE, "delete_callback", values))
+    async def end_callback(
+        self, activity_id: str, *, heard: float | None = None, problem: str | None = None
+    ) -> None:
+        """A callback was heard, or is given up because of `problem`."""
+        values = {"activity_id": activity_id, "heard": heard, "problem": problem}
+        await self._database.write(lambda session: session.do(_FILE, "end_callback", values))
+
+    async def renew_callback(self, activity_id: str, now: float) -> bool:
+        """Make a callback due, whatever became of it before. Returns whether there is one."""
+        values = {"activity_id": activity_id, "now": now}
+        changed = await self._database.write(
+            lambda session: session.do(_FILE, "renew_callback", values)
+        )
+        return bool(changed)
 
     async def purge(self, before: float, limit: int) -> list[str]:
         """Forget activities that ended long ago.
@@ -318,6 +341,7 @@ class ActivityStore:
             for row in rows:
                 session.do(_FILE, "delete", {"id": row["id"]})
                 session.do(_FILE, "delete_keys", {"id": row["id"]})
+                session.do(_FILE, "delete_callback", {"activity_id": row["id"]})
             return [row["id"] for row in rows]
 
         return await self._database.write(work)
