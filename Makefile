@@ -22,10 +22,13 @@ $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What the tests and checks need beside that.
-$(VENV)/dev: requirements/dev.txt $(VENV)/runtime
+# What the tests and checks need beside that. The existing SDK has a folder of its own: it brings
+# a package of the same name as one of ours.
+$(VENV)/dev: requirements/dev.txt requirements/existing-sdk.txt $(VENV)/runtime
 	@echo "setting up the test tools …"
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --require-hashes --no-deps --upgrade --target $(VENV)/existing-sdk \
+		--requirement requirements/existing-sdk.txt
 	@touch $@
 
 demo: $(VENV)/runtime
