@@ -22,6 +22,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from fnship.errors import UsageError
 from fnship.server.asgi import HEAD_LIMIT, ASGIFunction, Holder, held_by
 from fnship.server.exchange import error_response
+from fnship.server.sockets import while_wanted
 from fnship.server.stopping import (
     ARRIVAL_GRACE,
     IDLE_GRACE,
@@ -116,6 +117,8 @@ class _Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is not typed
         if not self.alive:
             self._left = time.monotonic()
             for listener in self.sockets:
+                for _ in while_wanted(listener):
+                    self.accept(listener)
                 listener.close()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:

@@ -20,6 +20,7 @@ from fnship.server.asgi import ASGIFunction
 from fnship.server.exchange import start_problem
 from fnship.server.http import FunctionProtocol
 from fnship.server.loop import run_loop
+from fnship.server.sockets import while_wanted
 from fnship.server.stopping import LAST_GRACE, STILL_BUSY_AFTER, Stopping, still_busy
 
 __all__ = ["CONFIG", "WAIT_FOR_FIRST", "FunctionServer", "run_single"]
@@ -163,6 +164,7 @@ class FunctionServer(uvicorn.Server):
         if settings.native_watchdog and settings.write_timeout:
             timers.append(self._loop.call_later(settings.write_timeout, self._cut_off))
         try:
+            await self._take_waiting(sockets or [])
             await super().shutdown(sockets)
         finally:
             for timer in timers:
@@ -182,6 +184,25 @@ class FunctionServer(uvicorn.Server):
             task.cancel()
         if left and (await asyncio.wait(left, timeout=LAST_GRACE))[1]:
             self._end_now()
+
+    async def _take_waiting(self, sockets: list[socket.socket]) -> None:
+        """Cease to listen; those who have connected by now are still served."""
+        assert self._loop is not None
+        listeners = [each.dup() for each in sockets]  # a server that is closed closes its own
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            with listener:
+                for _ in while_wanted(listener):
+                    with contextlib.suppress(OSError):  # another worker was faster, or it is gone
+                        connection, _ = listener.accept()
+                        connection.setblocking(False)
+                        await self._loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg] # as uvicorn calls it
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def _give_up_start(self) -> None:
         """End ``start()``, or the process where it takes no notice of being cancelled."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
+from collections.abc import Iterator
 from typing import Final
 
 from fnship.errors import UsageError
 
-__all__ = ["address", "listen"]
+__all__ = ["address", "listen", "while_wanted"]
 
 _BACKLOG: Final = 2048
 _HIGHEST_PORT: Final = 65535
@@ -46,6 +48,20 @@ def address(listener: socket.socket) -> str:
     """Where `listener` is reached, as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def while_wanted(listener: socket.socket) -> Iterator[None]:
+    """Come round for each client that has connected and was not accepted yet.
+
+    A server that is about to close a listener accepts them before: closing resets them, although
+    to them it looks as if they had been let in. Ends after as many as can wait at once.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        for _ in range(_BACKLOG):
+            if not selector.select(0):
+                return
+            yield
 
 
 def _why(exc: OSError, host: str, port: int) -> str:
