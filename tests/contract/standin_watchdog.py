@@ -9,9 +9,11 @@ Run it as a program; the standard library is all it needs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -37,6 +39,7 @@ KNOWN_METHODS = ("get", "put", "head", "post", "delete", "connect", "options", "
 REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 429: "Too Many Requests"}
 REASONS |= {500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout"}
 HEAD_LIMIT = 1 << 20
+FIRST_REQUEST = 5.0  # seconds; for so long Go's server waits at the end for who has connected
 NOT_BODIES = (204, 304)
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -186,6 +189,7 @@ class Standin:
         self.slower: Counter[tuple[str, str, int]] = Counter()  # requests by their bucket
         self.seconds: Counter[tuple[str, str]] = Counter()
         self.idle: list[Streams] = []  # connections to the function that are kept
+        self.fresh: set[asyncio.StreamWriter] = set()  # clients before their first request
         self.waiting: set[asyncio.StreamWriter] = set()  # clients between two requests
         self.answering: set[asyncio.Task[None]] = set()
 
@@ -226,9 +230,13 @@ class Standin:
         await asyncio.sleep(self.healthcheck_interval)
         log(f"No new connections allowed, draining: {self.in_flight} requests")
         self.closing = True
+        listeners = [each.dup() for each in server.sockets]
         server.close()
+        late = [loop.create_task(self.serve_late(each)) for each in listeners]
+        await asyncio.gather(*late)
         for client in self.waiting:
             client.close()
+        loop.call_later(FIRST_REQUEST, lambda: [client.close() for client in self.fresh])
         if self.answering:
             await asyncio.wait(self.answering, timeout=self.write_timeout)
         log(f"Exiting. Active connections: {self.in_flight}")
@@ -245,24 +253,35 @@ class Standin:
 
     # One client
 
+    async def serve_late(self, listener: socket.socket) -> None:
+        """Take those who have connected before the end, whom a listener that closes would reset."""
+        listener.setblocking(False)
+        with listener, contextlib.suppress(BlockingIOError):
+            while True:
+                client, _ = listener.accept()
+                streams = await asyncio.open_connection(sock=client, limit=HEAD_LIMIT)
+                task = asyncio.create_task(self.serve(*streams))
+                self.answering.add(task)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer a connection's requests, one after the other."""
         task = asyncio.current_task()
         assert task is not None
-        keep = True
+        self.answering.add(task)
+        self.fresh.add(writer)
         try:
-            while keep and not self.closing:
+            began = await reader.read(1)
+            self.fresh.discard(writer)
+            while began and await self.answer(began, reader, writer):
+                self.answering.discard(task)
                 self.waiting.add(writer)
                 began = await reader.read(1)
                 self.waiting.discard(writer)
-                if not began:
-                    break
                 self.answering.add(task)
-                keep = await self.answer(began, reader, writer)
-                self.answering.discard(task)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
             writer.transport.abort()  # the client is gone, too slow, or talks nonsense
         finally:
+            self.fresh.discard(writer)
             self.waiting.discard(writer)
             self.answering.discard(task)
             writer.close()

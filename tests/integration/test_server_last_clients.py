@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -19,9 +19,10 @@ from fnship.server.single import CONFIG, FunctionServer
 from fnship.server.sockets import listen, while_wanted
 from fnship.settings import Settings
 
+CLIENTS = 7
 REQUEST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
 
-Serve = Callable[[socket.socket, Callable[[], None], pytest.MonkeyPatch], None]
+Serve = Callable[[socket.socket, "Last", pytest.MonkeyPatch], None]
 
 
 def handle(logger: Any, request: dict[str, Any]) -> str:
@@ -36,19 +37,29 @@ class Last:
 
     def __init__(self, listener: socket.socket) -> None:
         self._where = listener.getsockname()
+        self._clients: list[threading.Thread] = []
         self.started = False
-        self.clients: list[socket.socket] = []
+        self.answers: list[bytes] = []
 
     def start(self) -> None:
         self.started = True
 
     def is_over(self) -> bool:
-        if self.started and not self.clients:
-            for _ in range(7):
+        if self.started and not self._clients:
+            for _ in range(CLIENTS):
                 client = socket.create_connection(self._where, timeout=30)
-                self.clients.append(client)
                 client.sendall(REQUEST)
+                self._clients.append(threading.Thread(target=self._read, args=(client,)))
+                self._clients[-1].start()
         return self.started
+
+    def join(self) -> None:
+        for client in self._clients:
+            client.join()
+
+    def _read(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as file:
+            self.answers.append(file.read())
 
 
 def serve_single(listener: socket.socket, last: Last, _: pytest.MonkeyPatch) -> None:
@@ -90,21 +101,11 @@ def test_they_are_served(
 ) -> None:
     last = Last(listener)
     serve(listener, last, monkeypatch)
-    with ExitStack() as stack:
-        for client in last.clients:
-            stack.enter_context(client)
-        answers = [everything_from(client) for client in last.clients]
-    assert len(answers) == 7
-    for answer in answers:
+    last.join()
+    assert len(last.answers) == CLIENTS
+    for answer in last.answers:
         assert answer.startswith(b"HTTP/1.1 200 "), answer
         assert answer.endswith(b'"served"')
-
-
-def everything_from(client: socket.socket) -> bytes:
-    parts = []
-    while part := client.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def test_who_does_not_wait_is_not_waited_for(listener: socket.socket) -> None:
