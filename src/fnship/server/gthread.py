@@ -114,7 +114,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc] # gunicorn is not typed
     def set_accept_enabled(self, enabled: bool) -> None:
         """Begin to take connections or cease to; at the end, those who connect are refused."""
         super().set_accept_enabled(enabled)
-        if not self.alive:
+        if not self.alive and self._left is None:  # another thread says so, and it may come twice
             self._left = time.monotonic()
             for listener in self.sockets:
                 for _ in while_wanted(listener):
